@@ -1,0 +1,49 @@
+"""The grid. One job = one notebook at one point of the study, executed by papermill (`python -m blindspot run`).
+
+    snakemake --config study=sandbox          # what `make study` does
+
+The executed notebook is the job's log, so it stays where a job fails; `summary.json` with the artefacts are its
+outputs. The study's values that matter to a stage are `params`, so that a change reruns what it touches.
+"""
+
+import json
+import shlex
+import sys
+
+from blindspot.grid import expand_study, job_parameters
+from blindspot.study import load_study
+
+STUDY = str(config.get("study", "sandbox"))
+OVERRIDES = config.get("overrides") or ""
+OVERRIDES = OVERRIDES if isinstance(OVERRIDES, str) else json.dumps(OVERRIDES)
+JOBS = expand_study(load_study(STUDY, OVERRIDES))
+
+
+rule all:
+    input:
+        [path for job in JOBS for path in job.output_paths()],
+
+
+for job in JOBS:
+
+    rule:
+        name:
+            job.name.replace("/", "_").replace("-", "_").replace(".", "_").replace("+", "_")
+        input:
+            job.input_paths(),
+        output:
+            job.output_paths(),
+        log:
+            str(job.folder / "notebook.ipynb"),
+        params:
+            values=json.dumps(job.values, sort_keys=True),
+            arguments=shlex.quote(job_parameters(job, study=STUDY, overrides=OVERRIDES)),
+            stage=job.stage,
+            python=shlex.quote(sys.executable),
+        threads: job.threads
+        resources:
+            mem_mb=job.memory_mb,
+            gpus=job.gpus,
+        shell:
+            "OMP_NUM_THREADS={threads} TOKENIZERS_PARALLELISM=false "
+            "{params.python} -m blindspot run {params.stage} --parameters {params.arguments}"

@@ -1,0 +1,111 @@
+"""Prediction: the logits of a task model on every test pair, once a model.
+
+The test sets overlap (the blind spot is part of HANS), so a model sees their union once. Rows are sorted by length,
+so that a batch holds little padding, and the start that all prompts share is computed once. Predictions come back in
+the order of the pairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from blindspot.data import LABELS
+from blindspot.models import HEAD, Adapter, Base, merged
+from blindspot.prompts import build_task_prompts
+from blindspot.study import Lora
+from blindspot.training import tokenize
+
+
+def tokenize_pairs(base: Base, pairs: pa.Table) -> list[np.ndarray]:
+    """Token ids of T's prompt for each pair."""
+    return tokenize(base, build_task_prompts(pairs["premise"].to_pylist(), pairs["hypothesis"].to_pylist()))
+
+
+def predict_logits(base: Base, adapter: Adapter, lora: Lora, token_ids: list[np.ndarray], *, batch_size: int,
+                   pooling: str = "last_token",
+                   on_batch: Callable[[int, int, dict[str, Any]], None] | None = None) -> np.ndarray:
+    """Logits [pairs, 3] (columns in the order of LABELS, float32) of the task model base + adapter.
+
+    In `as_published` mode rows go in file order and a row is pooled at its batch's last, padded, position, as the
+    authors' code does; in `last_token` mode the result does not depend on the batches.
+    """
+    with merged(base, adapter, lora):
+        head = adapter[HEAD].to(base.device, torch.float32)
+        if pooling == "as_published":
+            return predict_padded(base, head, token_ids, batch_size=batch_size, on_batch=on_batch)
+        return predict_sorted(base, head, token_ids, batch_size=batch_size, on_batch=on_batch)
+
+
+@torch.inference_mode()
+def predict_sorted(base: Base, head: Tensor, token_ids: list[np.ndarray], *, batch_size: int,
+                   on_batch: Callable[[int, int, dict[str, Any]], None] | None = None) -> np.ndarray:
+    """Logits of each row at its own last token: sorted by length, behind the states of the shared prefix."""
+    prefix = shared_prefix(token_ids)
+    states = compute_prefix(base, token_ids[0][:prefix]) if prefix else None
+    lengths = np.array([len(ids) - prefix for ids in token_ids])
+    order = np.argsort(-lengths, kind="stable")
+    logits = np.zeros((len(token_ids), len(LABELS)), dtype=np.float32)
+    for start in range(0, len(order), batch_size):
+        rows = order[start:start + batch_size]
+        ids, _ = pad_rows([token_ids[row][prefix:] for row in rows], base.pad_token_id)
+        cache = expand_prefix(states, len(rows)) if states else None
+        hidden = base.model.model(input_ids=ids.to(base.device), past_key_values=cache, use_cache=cache is not None)[0]
+        ends = torch.from_numpy(lengths[rows] - 1).to(base.device)
+        pooled = hidden[torch.arange(len(rows), device=base.device), ends]
+        logits[rows] = (pooled.float() @ head.T).cpu().numpy()
+        if on_batch:
+            on_batch(min(start + batch_size, len(order)), len(order), {})
+    return logits
+
+
+@torch.inference_mode()
+def predict_padded(base: Base, head: Tensor, token_ids: list[np.ndarray], *, batch_size: int,
+                   on_batch: Callable[[int, int, dict[str, Any]], None] | None = None) -> np.ndarray:
+    """Logits at the last position of each padded batch, in file order: the authors' published code."""
+    parts = []
+    for start in range(0, len(token_ids), batch_size):
+        ids, mask = pad_rows(token_ids[start:start + batch_size], base.pad_token_id)
+        hidden = base.model.model(input_ids=ids.to(base.device), attention_mask=mask.to(base.device), use_cache=False)[0]
+        parts.append((hidden[:, -1].float() @ head.T).cpu().numpy())
+        if on_batch:
+            on_batch(min(start + batch_size, len(token_ids)), len(token_ids), {})
+    return np.concatenate(parts) if parts else np.zeros((0, len(LABELS)), dtype=np.float32)
+
+
+def shared_prefix(token_ids: list[np.ndarray]) -> int:
+    """Number of tokens that all rows start with; at least one token of each row is left out of it."""
+    if not token_ids:
+        return 0
+    length = min(len(ids) for ids in token_ids) - 1
+    block = np.stack([ids[:length] for ids in token_ids])
+    differs = np.flatnonzero((block != block[0]).any(axis=0))
+    return int(differs[0]) if len(differs) else length
+
+
+def compute_prefix(base: Base, ids: np.ndarray) -> list[tuple[Tensor, Tensor]]:
+    """Keys and values [1, heads, prefix, head_dim] of the shared prefix in each layer."""
+    cache = base.model.model(input_ids=torch.from_numpy(ids)[None].to(base.device), use_cache=True).past_key_values
+    return [(layer.keys, layer.values) for layer in cache.layers]
+
+
+def expand_prefix(states: list[tuple[Tensor, Tensor]], rows: int) -> DynamicCache:
+    """A cache of its own for one batch."""
+    return DynamicCache([(keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1)) for keys, values in states])
+
+
+def pad_rows(token_ids: list[np.ndarray], pad_token_id: int) -> tuple[Tensor, Tensor]:
+    """Token ids and attention mask [rows, longest], padded on the right."""
+    longest = max(len(ids) for ids in token_ids)
+    ids = torch.full((len(token_ids), longest), pad_token_id, dtype=torch.int64)
+    mask = torch.zeros((len(token_ids), longest), dtype=torch.int64)
+    for row, values in enumerate(token_ids):
+        ids[row, :len(values)] = torch.from_numpy(values)
+        mask[row, :len(values)] = 1
+    return ids, mask

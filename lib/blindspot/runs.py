@@ -1,0 +1,258 @@
+"""A run: one execution of one notebook at one point of the grid, in a folder of its own.
+
+`open_run` is the first call of every notebook. It checks the parameters, finds the folder and the inputs. `finish`
+is the last: `summary.json` is written last and atomically, so its presence alone means that the run is done.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+import types
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from pydantic import TypeAdapter, ValidationError
+
+from blindspot.data import LABELS
+from blindspot.study import ROOT, Study, StudyError, executed_folder, load_study
+
+# Every stage with the coordinates of its runs, in the order in which a study runs them.
+STAGES: dict[str, dict[str, Any]] = {
+    "00_build_sandbox": {},
+    "10_prepare_data": {},
+    "20_train_task_model": {"starting_size": int, "seed": int},
+    "30_train_generator": {},
+    "40_generate_examples": {"label": str, "shard": int},
+    "50_audit_synthetic_data": {},
+    "60_build_training_sets": {"seed": int},
+    "70_augment_task_model": {"starting_size": int, "seed": int, "training_sets": list[str]},
+    "80_evaluate": {"starting_size": int, "seed": int, "training_sets": list[str]},
+    "90_analysis": {},
+}
+# Stages that are deterministic and take minutes at most: a notebook that lacks their output runs them first.
+DATA_STAGES = ("00_build_sandbox", "10_prepare_data")
+PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "pyarrow", "numpy", "pandas", "papermill")
+
+
+def run_name(stage: str, coordinates: dict[str, Any]) -> str:
+    """Name of a run's folder, such as `start-500_seed-1`; `all` where the stage has no coordinates.
+
+    A list of training sets that is not the whole study's appears by name, shortened to a hash where it is long.
+    """
+    short = {"starting_size": "start"}
+    parts = []
+    for key in STAGES[stage]:
+        value = coordinates[key]
+        if isinstance(value, list):
+            text = "+".join(value)
+            if text:
+                parts.append(text if len(text) <= 60 else "sets-" + hashlib.sha256(text.encode()).hexdigest()[:8])
+        else:
+            parts.append(f"{short.get(key, key)}-{value}")
+    return "_".join(parts) or "all"
+
+
+def run_folder(study: Study, stage: str, **coordinates: Any) -> Path:
+    """Folder of one run. Coordinates that are lists default to empty, which means all."""
+    defaults: dict[str, Any] = {key: [] for key, kind in STAGES[stage].items() if kind is not int and kind is not str}
+    return executed_folder() / study.name / stage / run_name(stage, defaults | coordinates)
+
+
+def check_coordinates(study: Study, stage: str, coordinates: dict[str, Any]) -> None:
+    """Raise StudyError for a coordinate that the study does not have; says what it has."""
+    generation, sets = study.generation, study.training_sets
+    allowed = {"starting_size": study.task_model.starting_sizes, "seed": study.seeds, "label": list(LABELS),
+               "training_sets": (["none"] if stage == "80_evaluate" else []) + sets.names()}
+    if "label" in coordinates and coordinates["label"] in LABELS:
+        allowed["shard"] = list(range(generation.shards(coordinates["label"])))
+    for key, value in coordinates.items():
+        values = value if isinstance(value, list) else [value]
+        for item in values:
+            if item not in allowed[key]:
+                raise StudyError(f"{key} {item!r} is not in the study {study.name!r}; it has {allowed[key]}")
+        if len(set(values)) < len(values):
+            raise StudyError(f"{key} names something twice: {value}")
+
+
+def check_parameters(stage: str, parameters: dict[str, Any]) -> tuple[Study, dict[str, Any]]:
+    """Check a notebook's parameters by name, type and study; return the study and the run's coordinates.
+
+    Raises StudyError that names the parameter, what was given and what is expected.
+    """
+    kinds = STAGES[stage]
+    known = ["study", *kinds, "overrides"]
+    for name in parameters:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise StudyError(f"unknown parameter {name!r}: {stage} takes {', '.join(known)}{hint}")
+    missing = [name for name in ("study", *kinds) if name not in parameters]
+    if missing:
+        raise StudyError(f"{stage} lacks the parameter(s) {', '.join(missing)}; it takes {', '.join(known)}")
+    coordinates = {name: check_type(name, parameters[name], kind) for name, kind in kinds.items()}
+    study = load_study(check_type("study", parameters["study"], str), parameters.get("overrides"))
+    check_coordinates(study, stage, coordinates)
+    return study, coordinates
+
+
+def check_type(name: str, value: Any, kind: Any) -> Any:
+    """The value if it has the type that the parameter has. Raises StudyError."""
+    try:
+        return TypeAdapter(kind).validate_python(value, strict=True)
+    except ValidationError:
+        expected = getattr(kind, "__name__", str(kind)) if kind in (int, str) else str(kind)
+        raise StudyError(f"parameter {name!r} is {value!r} ({type(value).__name__}); expected {expected}") from None
+
+
+@dataclass
+class Run:
+    """An open run. Artefacts go to `output(name)`; inputs come from `input(stage, name, ...)`, both as paths."""
+
+    study: Study
+    stage: str
+    coordinates: dict[str, Any]
+    folder: Path
+    inputs: dict[str, str] = field(default_factory=dict)
+    started: float = field(default_factory=time.time)
+
+    def output(self, name: str) -> Path:
+        """Path of an artefact of this run; its folder exists."""
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def input_folder(self, stage: str, **coordinates: Any) -> Path:
+        """Folder of a finished run that this one reads. Raises FileNotFoundError that says what to run."""
+        folder = run_folder(self.study, stage, **coordinates)
+        if not (folder / "summary.json").is_file() and stage in DATA_STAGES:
+            from blindspot.execute import execute_stage
+
+            print(f"{stage} has not run for the study {self.study.name!r}: running it first")
+            execute_stage(stage, study=self.study, coordinates={})
+        if not (folder / "summary.json").is_file():
+            raise FileNotFoundError(
+                f"{self.stage} needs {stage} ({folder.name}) of the study {self.study.name!r}, which has not finished: "
+                f"no {show_path(folder / 'summary.json')}. Run `make study STUDY={self.study.name}`, "
+                f"or notebooks/{stage}.ipynb at that point first.")
+        return folder
+
+    def input(self, stage: str, name: str, **coordinates: Any) -> Path:
+        """Path of another run's artefact; its sha256 goes into this run's summary."""
+        path = self.input_folder(stage, **coordinates) / name
+        if not path.is_file():
+            raise FileNotFoundError(f"{show_path(path)} is missing although its run is done; delete the folder "
+                                    f"{show_path(path.parent)} and run `make study STUDY={self.study.name}`")
+        self.inputs[show_path(path)] = hash_file(path)
+        return path
+
+    def finish(self, *, metrics: dict[str, Any] | None = None, counts: dict[str, Any] | None = None) -> pd.DataFrame:
+        """Write `summary.json` (last, atomically) and return its figures as a table to show."""
+        summary = {
+            "study": self.study.name, "stage": self.stage, "run": self.folder.name,
+            "parameters": self.coordinates, "seed": self.coordinates.get("seed"),
+            "metrics": metrics or {}, "counts": counts or {},
+            "seconds": round(time.time() - self.started, 2), "versions": list_versions(),
+            "git_commit": git_commit(), "lib_sha256": hash_lib(), "study_sha256": hash_study(self.study),
+            "inputs": self.inputs,
+        }
+        write_json(self.folder / "summary.json", summary)
+        rows = {**(metrics or {}), **(counts or {}), "seconds": summary["seconds"]}
+        return pd.DataFrame({"value": pd.Series({k: v for k, v in rows.items() if not isinstance(v, dict | list)},
+                                                dtype=object)})
+
+
+def open_run(stage: str, namespace: dict[str, Any]) -> Run:
+    """Open the run that the notebook's parameters name: the notebook passes its `globals()`.
+
+    Every plain value that stands in the namespace must be a parameter of the stage, so a misspelt `papermill -p` is
+    an error here although papermill only warns. Raises StudyError.
+    """
+    parameters = {name: value for name, value in namespace.items() if is_parameter(name, value)}
+    study, coordinates = check_parameters(stage, parameters)
+    folder = run_folder(study, stage, **coordinates)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "summary.json").unlink(missing_ok=True)
+    return Run(study=study, stage=stage, coordinates=coordinates, folder=folder)
+
+
+def is_parameter(name: str, value: Any) -> bool:
+    """Whether a name in a notebook's namespace was set by its author or by papermill, not by IPython or an import."""
+    if name.startswith("_") or name in ("In", "Out", "exit", "quit"):
+        return False
+    return isinstance(value, str | int | float | list | tuple | dict | set | types.NoneType)
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """The summary of a finished run."""
+    return json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Write JSON so that a reader sees the old file or the whole new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def show_path(path: Path) -> str:
+    """A path relative to the project or to the results folder: what is written down names no machine."""
+    for base, prefix in ((ROOT, ""), (executed_folder(), "executed/")):
+        if path.is_relative_to(base):
+            return prefix + path.relative_to(base).as_posix()
+    return path.name
+
+
+def hash_file(path: Path) -> str:
+    """sha256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def hash_study(study: Study) -> str:
+    """sha256 of a study's values, overrides included."""
+    return hashlib.sha256(study.model_dump_json().encode()).hexdigest()
+
+
+@cache
+def hash_lib() -> str:
+    """sha256 over the library's source files, names included."""
+    digest = hashlib.sha256()
+    for path in sorted((ROOT / "lib" / "blindspot").glob("*.py")):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
+@cache
+def list_versions() -> dict[str, str]:
+    """Versions of Python and of the packages that decide a result."""
+    return {"python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}}
+
+
+@cache
+def git_commit() -> str | None:
+    """The commit that ran, with '+' where tracked files differ from it; null outside a checkout."""
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True,
+                              check=True, timeout=20).stdout.strip()
+    try:
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", "lib", "notebooks", "parameters")
+        return git("rev-parse", "HEAD") + ("+" if changed else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def in_notebook() -> bool:
+    """Whether this process is a Jupyter kernel."""
+    return "ipykernel" in sys.modules

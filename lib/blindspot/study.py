@@ -1,0 +1,353 @@
+"""The study file: one YAML file says all of a study, and is checked before anything runs.
+
+A study is data, so that the difference of two files is the experiment. Field names are those of transformers,
+peft and bitsandbytes where these have one. Every mistake (an unknown key, a wrong type, a value that can't be)
+is reported with its key, the value given and what is allowed.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from blindspot.data import LABELS
+
+ROOT = Path(__file__).resolve().parents[2]
+STUDIES_FOLDER = ROOT / "parameters"
+
+Label = Literal["entailment", "neutral", "contradiction"]
+Heuristic = Literal["lexical_overlap", "subsequence", "constituent"]
+Detector = Literal["published", "token_aligned"]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=60)]
+Count = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(ge=1)]
+Rate = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class StudyError(ValueError):
+    """A study file, an override or a notebook parameter that can't be used; the message says why."""
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class SandboxData(Section):
+    """Sizes of the made-up world that `00_build_sandbox` writes."""
+
+    seed: Count
+    train_pairs: Positive
+    matched_pairs: Positive
+    mismatched_pairs: Positive
+    hans_per_subcase: Positive
+    pretrained: bool
+
+
+class Data(Section):
+    """Where pairs come from: the sandbox, or a folder with the public releases' own file names."""
+
+    source: Literal["sandbox", "folder"]
+    folder: str | None = None
+    sandbox: SandboxData | None = None
+    held_out_per_label: Count
+    hans_per_subcase: Positive | None = None
+    test_pairs: Positive | None = None
+    expected_counts: dict[str, Count] = {}
+
+    @model_validator(mode="after")
+    def check_source(self) -> Data:
+        wanted = {"sandbox": "sandbox", "folder": "folder"}[self.source]
+        if getattr(self, wanted) is None:
+            raise ValueError(f"source {self.source!r} needs the key {wanted!r}")
+        return self
+
+
+class BaseModelSettings(Section):
+    """The pretrained causal LM: 'sandbox', a hub id with its revision, a folder, or a .gguf file."""
+
+    name: str
+    revision: str | None = None
+    quantization: Literal["none", "nf4"]
+    compute_dtype: Literal["float32", "bfloat16"]
+    max_length: Positive
+
+    @model_validator(mode="after")
+    def check_revision(self) -> BaseModelSettings:
+        is_local = self.name == "sandbox" or self.name.endswith(".gguf") or Path(ROOT, self.name).is_dir()
+        if not is_local and self.name.count("/") == 1 and not self.revision:
+            raise ValueError(f"the hub id {self.name!r} needs a pinned 'revision' (a commit of the model repository)")
+        return self
+
+
+class Lora(Section):
+    r: Positive
+    lora_alpha: Rate
+    lora_dropout: Annotated[float, Field(ge=0, lt=1)]
+    target_modules: Annotated[
+        list[Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]],
+        Field(min_length=1),
+    ]
+
+
+class Training(Section):
+    """One fine-tuning run, in the names of `transformers.TrainingArguments`."""
+
+    learning_rate: Rate
+    per_device_train_batch_size: Positive
+    num_train_epochs: Positive = 1
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    warmup_steps: Share
+    lr_scheduler_type: Literal["cosine", "constant_with_warmup"] = "cosine"
+    max_grad_norm: Rate
+    train_sampling_strategy: Literal["group_by_length", "random"] = "group_by_length"
+
+
+class TaskModel(Section):
+    starting_sizes: Annotated[list[Count], Field(min_length=1)]
+    pooling: Literal["last_token", "as_published"] = "last_token"
+    training: Training
+
+    @model_validator(mode="after")
+    def check_sizes(self) -> TaskModel:
+        if self.starting_sizes != sorted(set(self.starting_sizes)):
+            raise ValueError(f"starting_sizes must rise without repeats; got {self.starting_sizes}")
+        return self
+
+
+class Generator(Section):
+    seed: Count
+    training_size: Positive | None = None
+    modules_to_save: list[Literal["embed_tokens", "lm_head"]]
+    training: Training
+
+
+class Generation(Section):
+    """Sampling, all of it explicit: nothing is taken from a model's own generation config."""
+
+    seed: Count
+    examples_per_label: dict[Label, Positive]
+    shard_size: Positive
+    batch_size: Positive
+    max_new_tokens: Positive
+    temperature: Rate
+    top_p: Annotated[float, Field(gt=0, le=1)]
+    top_k: Count
+
+    @model_validator(mode="after")
+    def check_labels(self) -> Generation:
+        missing = [label for label in LABELS if label not in self.examples_per_label]
+        if missing:
+            raise ValueError(f"examples_per_label lacks {missing}; it needs {list(LABELS)}")
+        return self
+
+    def shards(self, label: str) -> int:
+        """Number of shards that hold the examples of one label."""
+        return -(-self.examples_per_label[label] // self.shard_size)  # type: ignore[index]
+
+
+class TrainingKind(Section):
+    """A way to put a training set together: the share of synthetic pairs, and which of them are biased how far."""
+
+    name: Name
+    synthetic_fraction: Share
+    biased_by: Heuristic | None = None
+    dose: Share = 1.0
+
+
+class TrainingSets(Section):
+    kinds: Annotated[list[TrainingKind], Field(min_length=1)]
+    pairs_per_label: Annotated[list[Positive], Field(min_length=1)]
+    overlap_detector: Detector
+    deduplicate_synthetic: bool
+
+    @model_validator(mode="after")
+    def check_names(self) -> TrainingSets:
+        names = [kind.name for kind in self.kinds]
+        if len(set(names)) < len(names) or "none" in names:
+            raise ValueError(f"the kinds' names must differ and not be 'none'; got {names}")
+        if self.pairs_per_label != sorted(set(self.pairs_per_label)):
+            raise ValueError(f"pairs_per_label must rise without repeats; got {self.pairs_per_label}")
+        return self
+
+    def names(self) -> list[str]:
+        """Every set of the study, `<kind>-<total size>`, kinds first."""
+        return [f"{kind.name}-{len(LABELS) * n}" for kind in self.kinds for n in self.pairs_per_label]
+
+
+class Augmentation(Section):
+    training: Training
+    max_stacked: Positive
+
+
+class Evaluation(Section):
+    batch_size: Positive
+    label_collapse: Literal["argmax", "summed_probability"] = "argmax"
+
+
+class Resources(Section):
+    """What one job takes, for the grid's scheduler."""
+
+    threads: Positive
+    model_memory_mb: Positive
+    data_memory_mb: Positive
+    gpus: Count = 0
+
+
+class Study(Section):
+    """One whole study. Read with `load_study`."""
+
+    name: Name
+    description: str
+    seeds: Annotated[list[Count], Field(min_length=1)]
+    data: Data
+    base_model: BaseModelSettings
+    lora: Lora
+    task_model: TaskModel
+    generator: Generator
+    generation: Generation
+    training_sets: TrainingSets
+    augmentation: Augmentation
+    evaluation: Evaluation
+    resources: Resources
+
+    @model_validator(mode="after")
+    def check_supply(self) -> Study:
+        supply = self.data.expected_counts.get("train")
+        if supply is None and self.data.source == "sandbox" and self.data.sandbox is not None:
+            supply = self.data.sandbox.train_pairs - len(LABELS) * self.data.held_out_per_label
+        wanted = {"task_model.starting_sizes": max(self.task_model.starting_sizes),
+                  "generator.training_size": self.generator.training_size or 0}
+        if any(kind.synthetic_fraction < 1 for kind in self.training_sets.kinds):
+            wanted["training_sets.pairs_per_label x 3"] = len(LABELS) * max(self.training_sets.pairs_per_label)
+        for key, size in wanted.items():
+            if supply is not None and size > supply:
+                raise ValueError(f"{key} asks for {size:,} pairs; the training data holds {supply:,}")
+        per_label = max(self.training_sets.pairs_per_label)
+        for label, generated in self.generation.examples_per_label.items():
+            if per_label > generated and any(k.synthetic_fraction == 1 for k in self.training_sets.kinds):
+                raise ValueError(f"training_sets.pairs_per_label asks for {per_label:,} synthetic pairs a label; "
+                                 f"generation.examples_per_label.{label} makes {generated:,}")
+        if self.base_model.name == "sandbox" and self.data.source != "sandbox":
+            raise ValueError("base_model.name 'sandbox' knows the sandbox's words only; it needs data.source 'sandbox'")
+        return self
+
+
+def list_studies() -> list[str]:
+    """Names of the studies that ship with the project."""
+    return sorted(path.stem for path in STUDIES_FOLDER.glob("*.yaml"))
+
+
+def load_study(study: str, overrides: dict[str, Any] | str | None = None) -> Study:
+    """Read `parameters/<study>.yaml`, or the file at a path that ends in .yaml, apply overrides, and check it all.
+
+    overrides: a mapping, or its YAML text, whose keys are dotted ('task_model.starting_sizes') or nested. A study
+    with overrides is another study: it takes the name that the overrides give, else the name with a short hash.
+    Raises StudyError.
+    """
+    path = Path(study) if study.endswith((".yaml", ".yml")) else STUDIES_FOLDER / f"{study}.yaml"
+    if not path.is_file():
+        near = difflib.get_close_matches(study, list_studies(), n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise StudyError(f"no study {study!r}: expected one of {', '.join(list_studies())}, or a path to a .yaml{hint}")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise StudyError(f"{path.name} is not YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise StudyError(f"{path.name} holds {type(values).__name__}; expected a mapping of the study's sections")
+    changes = parse_overrides(overrides)
+    return check_study(apply_overrides(values, changes), source=path.name)
+
+
+def parse_overrides(overrides: dict[str, Any] | str | None) -> dict[str, Any]:
+    """Overrides as a mapping. Text is read as YAML. Raises StudyError for anything else."""
+    try:
+        values = yaml.safe_load(overrides) if isinstance(overrides, str) else overrides
+    except yaml.YAMLError as error:
+        raise StudyError(f"overrides are not YAML: {error}") from error
+    if values and not isinstance(values, dict):
+        raise StudyError(f"overrides are {values!r}; expected a mapping such as {{seeds: [1], lora.r: 8}}")
+    return values or {}
+
+
+def apply_overrides(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """A copy of the study's values with the changes merged in; a dotted key reaches into a section."""
+    if not changes:
+        return values
+    merged: dict[str, Any] = json.loads(json.dumps(values))
+    for key, value in changes.items():
+        merge_value(merged, key.split("."), value, key)
+    if "name" not in changes:
+        digest = hashlib.sha256(json.dumps(changes, sort_keys=True).encode()).hexdigest()[:8]
+        merged["name"] = f"{merged.get('name')}-{digest}"
+    return merged
+
+
+def merge_value(section: dict[str, Any], path: list[str], value: Any, key: str) -> None:
+    """Set one value in nested sections; mappings merge key by key, all else replaces."""
+    head, rest = path[0], path[1:]
+    if rest:
+        inner = section.setdefault(head, {})
+        if not isinstance(inner, dict):
+            raise StudyError(f"override {key!r}: {head!r} is {inner!r}, not a section; it has no key {rest[0]!r}")
+        merge_value(inner, rest, value, key)
+    elif isinstance(value, dict) and isinstance(section.get(head), dict):
+        for inner_key, inner_value in value.items():
+            merge_value(section[head], str(inner_key).split("."), inner_value, f"{key}.{inner_key}")
+    else:
+        section[head] = value
+
+
+def check_study(values: dict[str, Any], *, source: str) -> Study:
+    """Validate a study's values. Raises StudyError that lists every mistake: key, value given, what is allowed."""
+    try:
+        return Study.model_validate(values)
+    except ValidationError as error:
+        lines = [describe_mistake(item) for item in error.errors()]
+        raise StudyError(f"{source}: {len(lines)} mistake(s)\n" + "\n".join(f"  {line}" for line in lines)) from None
+
+
+def describe_mistake(item: Any) -> str:
+    """One pydantic error as 'key: given ...; what is allowed'."""
+    key = ".".join(str(part) for part in item["loc"]) or "the study"
+    if item["type"] == "extra_forbidden":
+        allowed = section_keys(item["loc"][:-1])
+        near = difflib.get_close_matches(str(item["loc"][-1]), allowed, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        return f"{key}: unknown key; allowed here: {', '.join(allowed)}{hint}"
+    if item["type"] == "missing":
+        return f"{key}: missing; every study gives it"
+    given = item["input"]
+    number_as_text = isinstance(given, str) and "e" in given and item["type"].startswith(("float", "int"))
+    hint = " (YAML reads 2e-4 as text: write 2.0e-4)" if number_as_text else ""
+    shown = "" if isinstance(given, dict) else f" given {given!r};"
+    return f"{key}:{shown} {item['msg'].removeprefix('Value error, ')}{hint}"
+
+
+def section_keys(location: tuple[Any, ...]) -> list[str]:
+    """The keys that a section of the study allows."""
+    model: Any = Study
+    for part in location:
+        if isinstance(part, str) and hasattr(model, "model_fields") and part in model.model_fields:
+            model = find_section(model.model_fields[part].annotation)
+    return list(getattr(model, "model_fields", {}))
+
+
+def find_section(annotation: Any) -> Any:
+    """The Section class inside an annotation such as `list[TrainingKind]` or `SandboxData | None`."""
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return annotation
+    return next((found for arg in get_args(annotation) if (found := find_section(arg)) is not None), None)
+
+
+def executed_folder() -> Path:
+    """Where runs are written: `executed/` of the project, or the folder that BLINDSPOT_EXECUTED names."""
+    return Path(os.environ.get("BLINDSPOT_EXECUTED", ROOT / "executed"))

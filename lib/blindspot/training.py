@@ -1,0 +1,224 @@
+"""Fine-tuning: a loop of our own that does what `transformers.Trainer` does, for K runs at once.
+
+Kept exactly (a test trains the same runs with Trainer): batches grouped by length, AdamW with decoupled decay, linear
+warm-up and cosine decay, clipping by each run's own gradient norm, LoRA dropout. Left out: validation inside training,
+which no later step reads. A run's batches, schedule, clipping and dropout depend on nothing but the run.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from blindspot.models import Adapter, Base
+from blindspot.stacking import DropoutStream, Stack, stacked
+from blindspot.study import Lora, Training
+
+Task = Literal["classification", "causal_lm"]
+Pooling = Literal["last_token", "as_published"]
+BETAS, EPSILON = (0.9, 0.999), 1.0e-8
+
+
+@dataclass
+class TrainingRun:
+    """One run of a stack: what it starts from and what it sees.
+
+    token_ids: one int array a pair. labels: index into LABELS a pair, for classification; None for causal LM.
+    """
+
+    name: str
+    adapter: Adapter
+    token_ids: list[np.ndarray]
+    labels: np.ndarray | None
+    seed: int
+    order: list[int] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+
+
+def tokenize(base: Base, texts: Sequence[str]) -> list[np.ndarray]:
+    """Token ids of each text, special tokens as the tokenizer adds them. Raises ValueError for one over max_length."""
+    ids = [np.asarray(row, dtype=np.int64) for row in base.tokenizer(list(texts), padding=False)["input_ids"]] if texts else []
+    longest = max(range(len(ids)), key=lambda row: len(ids[row]), default=None)
+    if longest is not None and len(ids[longest]) > base.settings.max_length:
+        raise ValueError(f"text {longest} has {len(ids[longest])} tokens, base_model.max_length is "
+                         f"{base.settings.max_length}: raise it, or leave the pair out: {texts[longest][:200]!r}")
+    return ids
+
+
+def order_batches(lengths: Sequence[int], settings: Training, *, seed: int) -> list[list[int]]:
+    """The batches of all epochs, as transformers' samplers give them for a torch generator of this seed."""
+    from transformers.trainer_pt_utils import get_length_grouped_indices
+
+    size = settings.per_device_train_batch_size
+    generator = torch.Generator().manual_seed(seed)
+    batches: list[list[int]] = []
+    for _ in range(settings.num_train_epochs):
+        if settings.train_sampling_strategy == "group_by_length":
+            order = get_length_grouped_indices(list(lengths), size, generator=generator)
+        else:
+            order = torch.randperm(len(lengths), generator=generator).tolist()
+        batches += [order[start:start + size] for start in range(0, len(order), size)]
+    return batches
+
+
+def learning_rate_at(step: int, steps: int, settings: Training) -> float:
+    """Learning rate of one step (from 0): linear warm-up over `warmup_steps` (a share of all steps), then the decay.
+
+    The same formula as transformers' get_cosine_schedule_with_warmup and get_constant_schedule_with_warmup.
+    """
+    warmup = math.ceil(settings.warmup_steps * steps) if settings.warmup_steps < 1 else int(settings.warmup_steps)
+    if step < warmup:
+        return settings.learning_rate * step / max(1, warmup)
+    if settings.lr_scheduler_type == "constant_with_warmup":
+        return settings.learning_rate
+    progress = (step - warmup) / max(1, steps - warmup)
+    return settings.learning_rate * max(0.0, 0.5 * (1.0 + math.cos(math.pi * progress)))
+
+
+class StackedAdamW:
+    """AdamW over tensors whose first dimension is the run, with a step, a rate and a clipped norm for each run."""
+
+    def __init__(self, parameters: list[nn.Parameter], settings: Training) -> None:
+        self.parameters, self.settings = parameters, settings
+        self.moments = [(torch.zeros_like(p), torch.zeros_like(p)) for p in parameters]
+
+    def clip(self) -> Tensor:
+        """Scale each run's gradients to a norm of at most max_grad_norm; returns the norms [K]."""
+        squares = [p.grad.flatten(1).square().sum(1) for p in self.parameters if p.grad is not None]
+        norms = torch.stack(squares).sum(0).sqrt()
+        scale = (self.settings.max_grad_norm / (norms + 1e-6)).clamp(max=1.0)
+        for parameter in self.parameters:
+            if parameter.grad is not None:
+                parameter.grad.mul_(along_runs(scale, parameter))
+        return norms
+
+    @torch.no_grad()
+    def step(self, rates: Tensor, steps: int) -> None:
+        """One update at each run's rate [K]; `steps` counts from 1. Every run of a stack is at the same step."""
+        correct1, correct2 = 1 - BETAS[0] ** steps, 1 - BETAS[1] ** steps
+        for parameter, (first, second) in zip(self.parameters, self.moments, strict=True):
+            if parameter.grad is None:
+                continue
+            rate = along_runs(rates, parameter)
+            parameter.mul_(1 - rate * self.settings.weight_decay)
+            first.lerp_(parameter.grad, 1 - BETAS[0])
+            second.mul_(BETAS[1]).addcmul_(parameter.grad, parameter.grad, value=1 - BETAS[1])
+            parameter.sub_(rate / correct1 * first / ((second / correct2).sqrt_() + EPSILON))
+            parameter.grad = None
+
+    def keep(self, parameters: list[nn.Parameter], runs: list[int]) -> None:
+        """Go on with fewer runs: their moments move to the new parameters."""
+        self.parameters = parameters
+        self.moments = [(first[runs].clone(), second[runs].clone()) for first, second in self.moments]
+
+
+def along_runs(values: Tensor, like: Tensor) -> Tensor:
+    """Values [K] shaped so that they multiply a tensor [K, ...]."""
+    return values.view(-1, *[1] * (like.dim() - 1))
+
+
+def train_adapters(base: Base, runs: list[TrainingRun], *, settings: Training, lora: Lora, task: Task,
+                   pooling: Pooling = "last_token",
+                   on_step: Callable[[int, int, dict[str, Any]], None] | None = None) -> list[Adapter]:
+    """Train K runs side by side; returns their adapters in the order given. Losses and orders stay in the runs.
+
+    Runs of different sizes stop at their own last step; the stack goes on without them.
+    on_step: called with (step, steps of the longest run, {"loss": mean, "pairs": seen so far}) after each step.
+    Raises ValueError for a run without pairs, FloatingPointError where a loss is not finite.
+    """
+    for run in runs:
+        if not run.token_ids:
+            raise ValueError(f"the run {run.name!r} has no pairs to train on; expected at least one")
+    plans = [order_batches([len(ids) for ids in run.token_ids], settings, seed=run.seed) for run in runs]
+    for run, plan in zip(runs, plans, strict=True):
+        run.order = [index for batch in plan for index in batch]
+    streams = [DropoutStream(run.seed + 1, lora.lora_dropout) for run in runs]
+    finished: dict[int, Adapter] = {}
+    active, adapters, optimizer = list(range(len(runs))), [run.adapter for run in runs], None
+    longest, step, seen = max(map(len, plans)), 0, 0
+    while active:
+        until = min(len(plans[run]) for run in active)
+        with stacked(base, adapters, lora) as stack:
+            if optimizer is None:
+                optimizer = StackedAdamW(list(stack.parameters_to_train()), settings)
+            else:
+                optimizer.keep(list(stack.parameters_to_train()), kept)  # noqa: F821
+            while step < until:
+                batches = [(runs[run], plans[run][step]) for run in active]
+                loss = backward(stack, batches, [streams[run] for run in active] if lora.lora_dropout else [],
+                                task=task, pooling=pooling)
+                optimizer.clip()
+                rates = [learning_rate_at(step, len(plans[run]), settings) for run in active]
+                step += 1
+                optimizer.step(torch.tensor(rates, device=base.device), step)
+                seen += sum(len(batch) for _, batch in batches)
+                if on_step:
+                    on_step(step, longest, {"loss": loss, "pairs": seen})
+            adapters = stack.read()
+        finished |= {run: adapters[i] for i, run in enumerate(active) if len(plans[run]) == step}
+        kept = [i for i, run in enumerate(active) if len(plans[run]) > step]
+        active, adapters = [active[i] for i in kept], [adapters[i] for i in kept]
+    return [finished[run] for run in range(len(runs))]
+
+
+def backward(stack: Stack, batches: list[tuple[TrainingRun, list[int]]], streams: list[DropoutStream], *,
+             task: Task, pooling: Pooling) -> float:
+    """Forward and backward pass of one step of every run; returns the mean of the runs' losses and records each."""
+    base = stack.base
+    rows = max(len(batch) for _, batch in batches)
+    lengths = [max(len(run.token_ids[i]) for i in batch) for run, batch in batches]
+    input_ids = torch.full((len(batches), rows, max(lengths)), base.pad_token_id, dtype=torch.int64)
+    ends = torch.zeros(len(batches), rows, dtype=torch.int64)
+    real = torch.zeros(len(batches), rows, dtype=torch.bool)
+    for k, (run, batch) in enumerate(batches):
+        for row, index in enumerate(batch):
+            ids = run.token_ids[index]
+            input_ids[k, row, :len(ids)] = torch.from_numpy(ids)
+            ends[k, row], real[k, row] = len(ids), True
+    stack.set_dropout(streams, [(len(batch), length) for (_, batch), length in zip(batches, lengths, strict=True)])
+    mask = torch.arange(max(lengths)) < ends[..., None]
+    needs_mask = task == "classification" and pooling == "as_published"
+    with torch.autocast(base.device.type, torch.bfloat16, enabled=base.model.dtype == torch.bfloat16):
+        hidden = stack.hidden_states(
+            input_ids.flatten(0, 1).to(base.device),
+            mask.flatten(0, 1).long().to(base.device) if needs_mask else None)
+        if task == "classification":
+            losses = classification_losses(stack, hidden, batches, ends, lengths, pooling)
+        else:
+            losses = causal_lm_losses(stack, hidden, input_ids.to(base.device), mask.to(base.device))
+    if not bool(torch.isfinite(losses).all()):
+        bad = [run.name for (run, _), loss in zip(batches, losses.tolist(), strict=True) if not math.isfinite(loss)]
+        raise FloatingPointError(f"the loss of {', '.join(bad)} is not finite; lower learning_rate or use float32")
+    losses.sum().backward()
+    for (run, _), loss in zip(batches, losses.tolist(), strict=True):
+        run.losses.append(loss)
+    return float(losses.detach().mean())
+
+
+def classification_losses(stack: Stack, hidden: Tensor, batches: list[tuple[TrainingRun, list[int]]], ends: Tensor,
+                          lengths: list[int], pooling: Pooling) -> Tensor:
+    """Cross-entropy [K] of each run, the mean over its own rows (a last batch may be short)."""
+    if pooling == "last_token":
+        positions = (ends - 1).clamp(min=0)
+    else:
+        positions = (torch.tensor(lengths) - 1)[:, None].expand_as(ends)
+    pooled = hidden[torch.arange(len(hidden)), positions.flatten().to(hidden.device)]
+    logits = stack.label_logits(pooled)
+    return torch.stack([
+        nn.functional.cross_entropy(logits[k, :len(batch)], torch.as_tensor(run.labels[batch]).to(logits.device))  # type: ignore[index]
+        for k, (run, batch) in enumerate(batches)])
+
+
+def causal_lm_losses(stack: Stack, hidden: Tensor, input_ids: Tensor, mask: Tensor) -> Tensor:
+    """Next-token cross-entropy [K], the mean over each run's own tokens; padding does not count."""
+    logits = stack.token_logits(hidden)[:, :, :-1].float()
+    targets = input_ids[:, :, 1:].masked_fill(~mask[:, :, 1:], -100)
+    return torch.stack([
+        nn.functional.cross_entropy(logits[k].flatten(0, 1), targets[k].flatten(), ignore_index=-100)
+        for k in range(len(logits))])
