@@ -11,6 +11,7 @@ import shlex
 import sys
 
 from blindspot.grid import expand_study, job_parameters
+from blindspot.launch import rule_name
 from blindspot.study import load_study
 
 STUDY = str(config.get("study", "sandbox"))
@@ -28,13 +29,13 @@ for job in JOBS:
 
     rule:
         name:
-            job.name.replace("/", "_").replace("-", "_").replace(".", "_").replace("+", "_")
+            rule_name(job)
         input:
             job.input_paths(),
         output:
             job.output_paths(),
         log:
-            str(job.folder / "notebook.ipynb"),
+            job.log_path(),
         params:
             values=json.dumps(job.values, sort_keys=True),
             arguments=shlex.quote(job_parameters(job, study=STUDY, overrides=OVERRIDES)),

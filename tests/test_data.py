@@ -8,10 +8,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import blindspot.data as data_module
 import pyarrow as pa
 import pytest
-
-import blindspot.data as data_module
 from blindspot.data import (
     HANS_FILES,
     LABELS,
@@ -156,8 +155,8 @@ def test_store_of_a_folder_counted_by_hand(tmp_path: Path) -> None:
 
 
 def test_limits_keep_the_first_rows(tmp_path: Path) -> None:
-    limits = {"hans_per_subcase": 1, "test_limit": 1, "train_limit": 2}
-    tables, _ = prepare_store(make_folder(tmp_path), held_out_per_label=1, **limits)
+    folder = make_folder(tmp_path)
+    tables, _ = prepare_store(folder, held_out_per_label=1, hans_per_subcase=1, test_limit=1, train_limit=2)
     assert tables["hans"]["pair_id"].to_pylist() == ["hans-ex0", "hans-ex2"]
     assert tables["matched"]["pair_id"].to_pylist() == ["matched-1n"]
     assert tables["train"]["pair_id"].to_pylist() == ["train-4e", "train-7e"]
@@ -378,7 +377,8 @@ def test_store_of_real_text() -> None:
 
 def test_data_modules_load_no_model_library() -> None:
     modules = "data, readers, prompts, heuristics, audit, diversity, training_sets"
-    code = f"import sys; from blindspot import {modules}; print({{'torch', 'transformers', 'peft'}} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=None)
+    heavy = "{'torch', 'transformers', 'peft'}"
+    code = f"import sys; from blindspot import {modules}; print({heavy} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
     assert done.stderr == ""

@@ -135,9 +135,7 @@ def test_marks_name_the_predicted_labels() -> None:
 
 
 def test_unknown_label_collapse_is_named() -> None:
-    with pytest.raises(
-        ValueError, match="label_collapse is 'sum'; expected one of argmax, summed_probability"
-    ):
+    with pytest.raises(ValueError, match="label_collapse is 'sum'; expected one of argmax, summed_probability"):
         score_predictions(predict(), label_collapse="sum")
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-
 from blindspot.data import HANS_FILES, MULTINLI_FILES
 from blindspot.heuristics import (
     DETECTORS,
@@ -63,7 +62,8 @@ def test_words_of_both_detectors() -> None:
     [
         ("The judge by the actor left .", "The actor left .", True, True),
         ("The judge by the actor left .", "The judge left .", False, False),
-        ("The judge, by the actor, left.", "By the actor", False, True),
+        ("The judge, by the actor, left.", "The judge by the actor", False, True),
+        ("The judge, by the actor, left.", "By the actor", True, True),
         ("She will bat the door", "at the door", True, False),
         ("A dog", "", True, True),
     ],

@@ -7,8 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import PAIRS
-
 from blindspot.data import LABELS
 from blindspot.models import HEAD, Base, load_adapter, load_base, merged, new_adapter, save_adapter
 from blindspot.prediction import predict_logits, tokenize_pairs
@@ -16,15 +14,28 @@ from blindspot.prompts import generator_text, task_prompt
 from blindspot.stacking import DropoutStream
 from blindspot.study import BaseModelSettings, Lora, Training
 from blindspot.training import TrainingRun, learning_rate_at, tokenize, train_adapters
+from conftest import PAIRS
 
-LORA = Lora(r=4, lora_alpha=8.0, lora_dropout=0.0, target_modules=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"])
-TRAINING = Training(learning_rate=5.0e-3, per_device_train_batch_size=4, num_train_epochs=2, weight_decay=0.1,
-                    warmup_steps=0.3, max_grad_norm=0.3)
+LORA = Lora(
+    r=4,
+    lora_alpha=8.0,
+    lora_dropout=0.0,
+    target_modules=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+)
+TRAINING = Training(
+    learning_rate=5.0e-3,
+    per_device_train_batch_size=4,
+    num_train_epochs=2,
+    weight_decay=0.1,
+    warmup_steps=0.3,
+    max_grad_norm=0.3,
+)
 
 
 def settings_for(folder: Path, quantization: str = "none") -> BaseModelSettings:
-    return BaseModelSettings.model_validate({"name": str(folder), "quantization": quantization,
-                                             "compute_dtype": "float32", "max_length": 256})
+    return BaseModelSettings.model_validate(
+        {"name": str(folder), "quantization": quantization, "compute_dtype": "float32", "max_length": 256}
+    )
 
 
 @pytest.fixture
@@ -35,8 +46,13 @@ def base(tiny_model: Path) -> Base:
 def make_run(base: Base, *, seed: int, pairs: list[tuple[str, str, str]] = PAIRS) -> TrainingRun:
     ids = tokenize(base, [task_prompt(p, h) for p, h, _ in pairs])
     labels = np.array([LABELS.index(label) for _, _, label in pairs])
-    return TrainingRun(name=f"run-{seed}", adapter=new_adapter(base, LORA, seed=seed, head=True), token_ids=ids,
-                       labels=labels, seed=seed)
+    return TrainingRun(
+        name=f"run-{seed}",
+        adapter=new_adapter(base, LORA, seed=seed, head=True),
+        token_ids=ids,
+        labels=labels,
+        seed=seed,
+    )
 
 
 def largest_difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
@@ -44,7 +60,9 @@ def largest_difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tens
     return max(float((one[name] - other[name]).abs().max()) for name in one)
 
 
-def train_with_trainer(base: Base, folder: Path, tmp_path: Path, run: TrainingRun, *, task: str) -> dict[str, torch.Tensor]:
+def train_with_trainer(
+    base: Base, folder: Path, tmp_path: Path, run: TrainingRun, *, task: str
+) -> dict[str, torch.Tensor]:
     """The same run by transformers' Trainer on peft's own model."""
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, Trainer, TrainingArguments
@@ -60,7 +78,10 @@ def train_with_trainer(base: Base, folder: Path, tmp_path: Path, run: TrainingRu
     def collate(items: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         longest = max(len(item["input_ids"]) for item in items)
         padded = [item["input_ids"] + [base.pad_token_id] * (longest - len(item["input_ids"])) for item in items]
-        batch = {"input_ids": torch.tensor(padded), "attention_mask": (torch.tensor(padded) != base.pad_token_id).long()}
+        batch = {
+            "input_ids": torch.tensor(padded),
+            "attention_mask": (torch.tensor(padded) != base.pad_token_id).long(),
+        }
         if task == "classification":
             batch["labels"] = torch.tensor([item["labels"] for item in items])
         else:
@@ -70,18 +91,30 @@ def train_with_trainer(base: Base, folder: Path, tmp_path: Path, run: TrainingRu
     if run.labels is not None:
         rows = [row | {"labels": int(label)} for row, label in zip(rows, run.labels, strict=True)]
     size = TRAINING.per_device_train_batch_size
-    epochs = [run.order[:len(PAIRS)], run.order[len(PAIRS):]]
-    order = [epoch[i:i + size] for epoch in epochs for i in range(0, len(PAIRS), size)]
+    epochs = [run.order[: len(PAIRS)], run.order[len(PAIRS) :]]
+    order = [epoch[i : i + size] for epoch in epochs for i in range(0, len(PAIRS), size)]
 
     class SameOrder(Trainer):
         def get_train_dataloader(self) -> Any:  # the order itself is transformers' own in both: see order_batches
             return torch.utils.data.DataLoader(rows * 2, batch_sampler=order, collate_fn=collate)  # type: ignore[arg-type]
 
     arguments = TrainingArguments(
-        output_dir=str(tmp_path / "out"), max_steps=len(order), per_device_train_batch_size=size,
-        learning_rate=TRAINING.learning_rate, weight_decay=TRAINING.weight_decay, lr_scheduler_type="cosine",
-        warmup_steps=TRAINING.warmup_steps, max_grad_norm=TRAINING.max_grad_norm, optim="adamw_torch", report_to=[],
-        save_strategy="no", disable_tqdm=True, logging_strategy="no", use_cpu=True, remove_unused_columns=False)
+        output_dir=str(tmp_path / "out"),
+        max_steps=len(order),
+        per_device_train_batch_size=size,
+        learning_rate=TRAINING.learning_rate,
+        weight_decay=TRAINING.weight_decay,
+        lr_scheduler_type="cosine",
+        warmup_steps=TRAINING.warmup_steps,
+        max_grad_norm=TRAINING.max_grad_norm,
+        optim="adamw_torch",
+        report_to=[],
+        save_strategy="no",
+        disable_tqdm=True,
+        logging_strategy="no",
+        use_cpu=True,
+        remove_unused_columns=False,
+    )
     SameOrder(model=model, args=arguments, train_dataset=rows, data_collator=collate).train()  # type: ignore[arg-type]
     model.save_pretrained(str(tmp_path / "end"))
     from safetensors.torch import load_file
@@ -99,8 +132,13 @@ def test_training_equals_trainer(base: Base, tiny_model: Path, tmp_path: Path) -
 
 def test_generator_training_equals_trainer(base: Base, tiny_model: Path, tmp_path: Path) -> None:
     ids = tokenize(base, [generator_text(label, p, h) for p, h, label in PAIRS])
-    run = TrainingRun(name="g", adapter=new_adapter(base, LORA, seed=1, saved_modules=("embed_tokens", "lm_head")),
-                      token_ids=ids, labels=None, seed=5)
+    run = TrainingRun(
+        name="g",
+        adapter=new_adapter(base, LORA, seed=1, saved_modules=("embed_tokens", "lm_head")),
+        token_ids=ids,
+        labels=None,
+        seed=5,
+    )
     [ours] = train_adapters(base, [run], settings=TRAINING, lora=LORA, task="causal_lm")
     theirs = train_with_trainer(base, tiny_model, tmp_path, run, task="causal_lm")
     assert largest_difference(ours, run.adapter) > 1e-3
@@ -141,7 +179,8 @@ def test_round_trip_and_peft_agree(base: Base, tiny_model: Path, tmp_path: Path)
     save_adapter(tmp_path, adapter, lora=LORA, base=base)
     np.testing.assert_array_equal(predict_logits(base, load_adapter(tmp_path), LORA, ids, batch_size=3), logits)
     theirs = PeftModel.from_pretrained(
-        AutoModelForSequenceClassification.from_pretrained(tiny_model, num_labels=3, dtype=torch.float32), str(tmp_path)).eval()
+        AutoModelForSequenceClassification.from_pretrained(tiny_model, num_labels=3, dtype=torch.float32), str(tmp_path)
+    ).eval()
     with torch.no_grad():
         reference = torch.cat([theirs(input_ids=torch.from_numpy(row)[None]).logits for row in ids]).numpy()
     np.testing.assert_allclose(logits, reference, atol=1e-5)

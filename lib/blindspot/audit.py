@@ -48,7 +48,7 @@ PAPER_TABLE1: tuple[dict[str, str | int | float | None], ...] = tuple(
 def build_table1(
     *,
     original: pa.Table,
-    synthetic: pa.Table,
+    synthetic: pa.Table | None = None,
     heuristic: str = "lexical_overlap",
     detectors: Sequence[str] = DETECTORS,
 ) -> pd.DataFrame:
@@ -56,9 +56,11 @@ def build_table1(
 
     Columns: detector, dataset, label, count, n_overlap, percent_overlap, ratio (synthetic percent over
     original percent, on the synthetic rows), and the paper's own four figures where this is its table, that
-    is for lexical overlap by the published detector. Pairs whose heuristic is unknown (null) are in no count.
+    is for lexical overlap by the published detector. Without `synthetic`, the original rows alone. Pairs
+    whose heuristic is unknown (null) are in no count.
     """
-    tables = {"synthetic": keep_accepted(synthetic), "original": original}
+    tables = {} if synthetic is None else {"synthetic": keep_accepted(synthetic)}
+    tables["original"] = original
     rows = [
         {"detector": detector, "dataset": dataset, "label": label}
         | _count_heuristic(table, heuristic_column(heuristic, detector), label)
@@ -140,7 +142,7 @@ def mark_copied(synthetic: pa.Table, training: pa.Table) -> np.ndarray:
 
 
 def summarise_repeats(synthetic: pa.Table) -> pd.DataFrame:
-    """Accepted pairs by label with n and percent of `duplicate` and `copied_from_training`, which it must have."""
+    """Accepted pairs by label, with n and percent of `duplicate` and of `copied_from_training`."""
     accepted = keep_accepted(synthetic)
     rows = []
     for label in LABELS:

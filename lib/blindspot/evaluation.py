@@ -185,9 +185,7 @@ def mark_correct(table: Predictions, *, label_collapse: str = "argmax") -> pd.Da
     predicted_two_label (of TWO_LABELS) and correct_two_label compare two. All as the module's text says.
     """
     if label_collapse not in LABEL_COLLAPSES:
-        raise ValueError(
-            f"label_collapse is {label_collapse!r}; expected one of {', '.join(LABEL_COLLAPSES)}"
-        )
+        raise ValueError(f"label_collapse is {label_collapse!r}; expected one of {', '.join(LABEL_COLLAPSES)}")
     frame = _to_frame(table)
     logits = frame[list(LOGIT_COLUMNS)].to_numpy(dtype=np.float64)
     best = logits.argmax(axis=1)
@@ -205,9 +203,7 @@ def mark_correct(table: Predictions, *, label_collapse: str = "argmax") -> pd.Da
     return marked
 
 
-def score_predictions(
-    table: Predictions, *, label_collapse: str = "argmax", check: bool = True
-) -> pd.DataFrame:
+def score_predictions(table: Predictions, *, label_collapse: str = "argmax", check: bool = True) -> pd.DataFrame:
     """Accuracy of every model on every test set of RESULT_TEST_SETS, one row each (RESULT_COLUMNS).
 
     `n` is the number of pairs; where it is 0 the accuracy is null. `check` runs `check_predictions` first.
@@ -265,3 +261,11 @@ def predicted_label_rates(table: Predictions, *, label_collapse: str = "argmax")
     rates = grouped.agg(entailment_rate="mean", n="size").reset_index()
     rates["both_labels"] = rates["entailment_rate"].between(0, 1, inclusive="neither")
     return rates
+
+
+def measure_accuracy(logits: np.ndarray, gold_labels: Iterable[str]) -> float | None:
+    """Share of rows whose largest logit [rows, 3] (columns in the order of LABELS) is the gold label's; None
+    without rows."""
+    names = gold_labels.to_pylist() if isinstance(gold_labels, pa.ChunkedArray | pa.Array) else list(gold_labels)
+    gold = np.array([LABELS.index(name) for name in names])
+    return float((logits.argmax(axis=1) == gold).mean()) if len(gold) else None

@@ -49,8 +49,14 @@ def execute_notebook(stage: str, parameters: dict[str, Any]) -> Path:
     with tempfile.TemporaryDirectory(prefix="blindspot-") as sockets:
         try:
             papermill.execute_notebook(
-                str(ROOT / "notebooks" / f"{stage}.ipynb"), str(output), parameters=parameters, progress_bar=False,
-                kernel_name="python3", start_timeout=300, config=kernel_config(Path(sockets)))
+                str(ROOT / "notebooks" / f"{stage}.ipynb"),
+                str(output),
+                parameters=parameters,
+                progress_bar=False,
+                kernel_name="python3",
+                start_timeout=300,
+                config=kernel_config(Path(sockets)),
+            )
         finally:
             if output.is_file():
                 hide_paths(output)

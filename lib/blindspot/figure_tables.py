@@ -7,11 +7,11 @@ differ.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from blindspot.data import LABELS
 
@@ -29,6 +29,12 @@ COLOURS = ("#0072B2", "#D55E00", "#000000", "#009E73", "#882255", "#B8860B")
 KIND_ORDER = ("original", "synthetic", "biased_synthetic")
 POINT_COLUMNS = ("starting_size", "training_kind", "training_size", "test_set")
 FIGURE1_COLUMNS = (*POINT_COLUMNS, "accuracy", "low", "high", "seeds", "n", "model")
+TABLE1_FORMATS = {
+    "Count": ("count", "{:,.0f}"),
+    "# LO": ("n_overlap", "{:,.0f}"),
+    "% LO": ("percent_overlap", "{:.3f}"),
+    "S:O": ("ratio", "{:.3f}"),
+}
 DETECTOR_NAMES = {"published": "published finder", "token_aligned": "token-aligned"}
 
 
@@ -96,9 +102,7 @@ def figure1_table(results: pd.DataFrame, *, test_sets: tuple[str, ...] = FIGURE1
     chosen = results[results["test_set"].isin(test_sets)]
     absent = [name for name in test_sets if name not in set(chosen["test_set"])]
     if absent:
-        raise ValueError(
-            f"results have no rows for the test sets {absent}; expected all of {list(test_sets)}"
-        )
+        raise ValueError(f"results have no rows for the test sets {absent}; expected all of {list(test_sets)}")
     table = _keep_intervals(chosen) if {"low", "high"} <= set(chosen) else _summarise_seeds(chosen)
     kinds = ["none", *order_kinds(chosen)]
     ranks = table.assign(
@@ -133,9 +137,7 @@ def _refuse_doubles(results: pd.DataFrame, columns: tuple[str, ...]) -> None:
     doubled = results.duplicated(list(columns))
     if doubled.any():
         first = results.loc[doubled, list(columns)].iloc[0].to_dict()
-        raise ValueError(
-            f"{int(doubled.sum())} points come twice in the results, first {first}; expected one row each"
-        )
+        raise ValueError(f"{int(doubled.sum())} points come twice in the results, first {first}; expected one row each")
 
 
 def starts_table(results: pd.DataFrame, *, test_sets: tuple[str, ...] = FIGURE1_TEST_SETS) -> pd.DataFrame:
@@ -144,27 +146,7 @@ def starts_table(results: pd.DataFrame, *, test_sets: tuple[str, ...] = FIGURE1_
     return table[table["training_kind"].eq("none")].reset_index(drop=True)
 
 
-def count_outcomes(synthetic: pa.Table) -> pd.DataFrame:
-    """What became of the generated rows: gold_label, outcome (`accepted` or a reject reason), count, share of
-    the label's rows (0 to 1). `synthetic` needs gold_label, accepted and reject_reason."""
-    outcome = pc.if_else(
-        synthetic["accepted"], "accepted", pc.fill_null(synthetic["reject_reason"], "rejected")
-    )
-    pairs = pa.table({"gold_label": synthetic["gold_label"], "outcome": outcome})
-    counts = pairs.group_by(["gold_label", "outcome"]).aggregate([([], "count_all")]).to_pandas()
-    counts = counts.rename(columns={"count_all": "count"})[["gold_label", "outcome", "count"]]
-    counts["share"] = counts["count"] / counts.groupby("gold_label")["count"].transform("sum")
-    labels = counts["gold_label"].map(LABELS.index)
-    keys = counts.assign(label=labels, reject=counts["outcome"].ne("accepted"))
-    order = keys.sort_values(
-        ["label", "reject", "count", "outcome"], ascending=[True, True, False, True]
-    ).index
-    return counts.loc[order].reset_index(drop=True)
-
-
-def count_lengths(
-    table: pa.Table, *, length: str = "n_tokens", by: str = "gold_label", bins: int = 40
-) -> pd.DataFrame:
+def count_lengths(table: pa.Table, *, length: str = "n_tokens", by: str = "gold_label", bins: int = 40) -> pd.DataFrame:
     """A histogram of the whole-number column `length` by the values of `by`.
 
     Returns `group`, `length` (the bin's lower end, common to all groups), `count`, `share` (of the group's
@@ -184,40 +166,35 @@ def count_lengths(
     return tidy.loc[order, ["group", "length", "count", "share"]].reset_index(drop=True)
 
 
-def table1_display(table1: pd.DataFrame, paper: pd.DataFrame) -> pd.DataFrame:
+def table1_display(
+    table1: pd.DataFrame, paper: Sequence[Mapping[str, Any]] | pd.DataFrame | None = None
+) -> pd.DataFrame:
     """Table 1 beside the paper's, as text that renders alike in JupyterLab and on GitHub.
 
-    Both frames have dataset (`synthetic`, `original`), gold_label, detector, count, lexical_overlap, percent
-    (0 to 100) and synthetic_to_original. Rows are dataset and label in the paper's order; columns are, for
-    each detector of `table1` and then for the paper, Count, # LO, % LO and S:O. What is missing shows as a
-    dash.
+    `table1` is `audit.build_table1`'s, or the same read back from CSV; `paper` is `audit.PAPER_TABLE1`,
+    without which the paper's figures are those that `table1` carries. Rows are dataset and label in the
+    paper's order; columns are Count, # LO, % LO and S:O for each detector, and last the paper's. What is
+    missing is a dash.
     """
-    blocks = {
-        f"this study, {DETECTOR_NAMES.get(detector, detector)}": rows
+    parts = {
+        f"this study, {DETECTOR_NAMES.get(str(detector), str(detector))}": _format_table1(rows, "")
         for detector, rows in table1.groupby("detector", sort=False)
     }
-    blocks["the paper"] = paper
-    parts = {title: _format_table1(rows) for title, rows in blocks.items()}
+    known = table1 if paper is None else pd.DataFrame(paper)
+    known = known[known["paper_count"].notna()] if "paper_count" in known else known.iloc[:0]
+    if len(known):
+        parts["the paper"] = _format_table1(known, "paper_")
     return pd.concat(parts, axis=1)
 
 
-def _format_table1(rows: pd.DataFrame) -> pd.DataFrame:
+def _format_table1(rows: pd.DataFrame, prefix: str) -> pd.DataFrame:
     index = pd.MultiIndex.from_product([("synthetic", "original"), LABELS], names=["data", "label"])
-    found = rows.set_index(["dataset", "gold_label"])
+    found = rows.set_index(["dataset", "label"])
     if found.index.duplicated().any():
-        raise ValueError(
-            "Table 1 has a label twice; expected one row per dataset and label: pass one detector's rows"
-        )
+        raise ValueError("Table 1 has a label twice; expected one row per detector, dataset and label: build it again")
     found = found.reindex(index)
-    formats = {
-        "Count": ("count", "{:,.0f}"),
-        "# LO": ("lexical_overlap", "{:,.0f}"),
-        "% LO": ("percent", "{:.3f}"),
-        "S:O": ("synthetic_to_original", "{:.3f}"),
-    }
-    return pd.DataFrame(
-        {name: _format_column(found[source], form) for name, (source, form) in formats.items()}
-    )
+    cells = {name: _format_column(found[prefix + column], form) for name, (column, form) in TABLE1_FORMATS.items()}
+    return pd.DataFrame(cells, index=index)
 
 
 def _format_column(values: pd.Series, form: str) -> list[str]:

@@ -22,8 +22,14 @@ from blindspot.prompts import SENTINEL, extract_pair, find_stop, generator_promp
 from blindspot.study import Generation
 
 
-def generate_shard(base: Base, *, label: str, shard: int, settings: Generation,
-                   on_batch: Callable[[int, int, dict[str, Any]], None] | None = None) -> pa.Table:
+def generate_shard(
+    base: Base,
+    *,
+    label: str,
+    shard: int,
+    settings: Generation,
+    on_batch: Callable[[int, int, dict[str, Any]], None] | None = None,
+) -> pa.Table:
     """Write the examples of one shard of one label; accepted and rejected rows are both kept, in order.
 
     The base carries G already (see models.merged). Columns: pair_id, split, genre, premise, hypothesis, gold_label,
@@ -37,7 +43,7 @@ def generate_shard(base: Base, *, label: str, shard: int, settings: Generation,
     texts: list[str] = []
     sizes: list[int] = []
     for start in range(0, rows, settings.batch_size):
-        tokens = sample_batch(base, generator_prompt(label), uniforms[start:start + settings.batch_size], settings)
+        tokens = sample_batch(base, generator_prompt(label), uniforms[start : start + settings.batch_size], settings)
         texts += base.tokenizer.batch_decode([t.tolist() for t in tokens], skip_special_tokens=True)
         sizes += [len(t) for t in tokens]
         if on_batch:
@@ -83,7 +89,7 @@ def sample_batch(base: Base, prompt: str, uniforms: np.ndarray, settings: Genera
         out = base.model(input_ids=token[:, None], past_key_values=cache, use_cache=True, logits_to_keep=1)
         cache, logits = out.past_key_values, out.logits[:, -1]
     table = written.cpu().numpy()
-    return [np.concatenate([prompt_ids, table[row, :lengths[row]]]) for row in range(rows)]
+    return [np.concatenate([prompt_ids, table[row, : lengths[row]]]) for row in range(rows)]
 
 
 def sample_tokens(logits: Tensor, uniforms: Tensor, settings: Generation) -> Tensor:
@@ -95,7 +101,7 @@ def sample_tokens(logits: Tensor, uniforms: Tensor, settings: Generation) -> Ten
     if settings.top_k and settings.top_k < scores.shape[-1]:
         floor = scores.topk(settings.top_k).values[:, -1:]
         scores = scores.masked_fill(scores < floor, -torch.inf)
-    probabilities, order = scores.softmax(-1).sort(-1, descending=True, stable=True)
+    probabilities, order = scores.softmax(-1).sort(dim=-1, descending=True, stable=True)
     if settings.top_p < 1:
         before = probabilities.cumsum(-1) - probabilities
         probabilities = probabilities.masked_fill(before >= settings.top_p, 0.0)
@@ -106,22 +112,27 @@ def sample_tokens(logits: Tensor, uniforms: Tensor, settings: Generation) -> Ten
 
 
 def mark_stops(base: Base) -> Tensor:
-    """Tokens after which a text may have come to its end [vocabulary]: those that hold the sentinel's last character."""
-    if not hasattr(base, "stop_tokens"):
+    """Tokens [vocabulary] after which a text may have come to its end: those with the sentinel's last character."""
+    if base.stop_tokens is None:
         size = base.model.config.vocab_size
         names = base.tokenizer.batch_decode([[token] for token in range(size)])
         flags = [SENTINEL[-1] in name or token == base.tokenizer.eos_token_id for token, name in enumerate(names)]
-        base.stop_tokens = torch.tensor(flags)  # type: ignore[attr-defined]
-    return base.stop_tokens  # type: ignore[attr-defined]
+        base.stop_tokens = torch.tensor(flags)
+    return base.stop_tokens
 
 
-def find_finished(base: Base, prompt_ids: list[int], written: Tensor, active: Tensor, token: Tensor,
-                  may_stop: Tensor, step: int) -> Tensor:
+def find_finished(
+    base: Base, prompt_ids: list[int], written: Tensor, active: Tensor, token: Tensor, may_stop: Tensor, step: int
+) -> Tensor:
     """Which active rows have just ended [active]: at the sentinel, or at the tokenizer's end of text."""
-    done = token == base.tokenizer.eos_token_id if base.tokenizer.eos_token_id is not None else torch.zeros_like(token, dtype=torch.bool)
+    done = (
+        token == base.tokenizer.eos_token_id
+        if base.tokenizer.eos_token_id is not None
+        else torch.zeros_like(token, dtype=torch.bool)
+    )
     candidates = torch.nonzero(may_stop[token] & ~done).flatten()
     if len(candidates):
-        ids = written[active[candidates], :step + 1].tolist()
+        ids = written[active[candidates], : step + 1].tolist()
         texts = base.tokenizer.batch_decode([prompt_ids + row for row in ids], skip_special_tokens=True)
         stops = [find_stop(text) is not None for text in texts]
         done[candidates[torch.tensor(stops, device=candidates.device)]] = True
@@ -135,11 +146,16 @@ def build_rows(texts: list[str], sizes: list[int], *, label: str, shard: int) ->
     accepted = np.array([f.accepted for f in found], dtype=bool)
     columns: dict[str, Any] = {
         "pair_id": [f"syn-{label}-{shard}-{row}" for row in range(len(texts))],
-        "split": ["synthetic"] * len(texts), "genre": ["synthetic"] * len(texts),
-        "premise": pa.array(premises, pa.string()), "hypothesis": pa.array(hypotheses, pa.string()),
-        "gold_label": [label] * len(texts), "accepted": accepted,
-        "reject_reason": pa.array([f.reject_reason for f in found], pa.string()), "raw_text": texts,
-        "shard": np.full(len(texts), shard, dtype=np.int32), "n_tokens": np.array(sizes, dtype=np.int32),
+        "split": ["synthetic"] * len(texts),
+        "genre": ["synthetic"] * len(texts),
+        "premise": pa.array(premises, pa.string()),
+        "hypothesis": pa.array(hypotheses, pa.string()),
+        "gold_label": [label] * len(texts),
+        "accepted": accepted,
+        "reject_reason": pa.array([f.reject_reason for f in found], pa.string()),
+        "raw_text": texts,
+        "shard": np.full(len(texts), shard, dtype=np.int32),
+        "n_tokens": np.array(sizes, dtype=np.int32),
     }
     for detector in ("published", "token_aligned"):
         overlap = lexical_overlap([p or "" for p in premises], [h or "" for h in hypotheses], detector=detector)

@@ -12,11 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from blindspot.data import LABELS, SPLITS
-from blindspot.runs import STAGES, run_folder, run_name
-from blindspot.study import Study
+from blindspot.runs import STAGES, run_folder
+from blindspot.study import ROOT, Study
 
-SANDBOX_FILES = ("data/multinli_1.0/multinli_1.0_train.jsonl", "data/hans/heuristics_evaluation_set.txt",
-                 "model/model.safetensors")
+SANDBOX_FILES = (
+    "data/multinli_1.0/multinli_1.0_train.jsonl",
+    "data/hans/heuristics_evaluation_set.txt",
+    "model/model.safetensors",
+)
 # The sections of the study that a stage reads itself; a change in one of them reruns the stage, and then what
 # depends on it.
 SECTIONS: dict[str, tuple[str, ...]] = {
@@ -54,7 +57,11 @@ class Job:
 
     def output_paths(self) -> list[str]:
         """Everything the job must leave behind; `summary.json` is written last."""
-        return [str(self.folder / name) for name in [*self.outputs, "summary.json"]]
+        return [relative_path(self.folder / name) for name in [*self.outputs, "summary.json"]]
+
+    def log_path(self) -> str:
+        """The executed notebook, which stays where the job fails."""
+        return relative_path(self.folder / "notebook.ipynb")
 
     def input_paths(self) -> list[str]:
         """What the job waits for."""
@@ -72,22 +79,46 @@ def expand_study(study: Study) -> list[Job]:
 
     sandbox = [add("00_build_sandbox", list(SANDBOX_FILES), [])] if study.data.source == "sandbox" else []
     data = add("10_prepare_data", [f"{split}.parquet" for split in SPLITS], sandbox)
-    starts = {(size, seed): add("20_train_task_model", ["adapter/adapter_model.safetensors"], [data, *sandbox],
-                                starting_size=size, seed=seed)
-              for seed in study.seeds for size in study.task_model.starting_sizes}
+    starts = {
+        (size, seed): add(
+            "20_train_task_model",
+            ["adapter/adapter_model.safetensors"],
+            [data, *sandbox],
+            starting_size=size,
+            seed=seed,
+        )
+        for seed in study.seeds
+        for size in study.task_model.starting_sizes
+    }
     generator = add("30_train_generator", ["adapter/adapter_model.safetensors"], [data, *sandbox])
-    shards = [add("40_generate_examples", ["examples.parquet"], [generator, *sandbox], label=label, shard=shard)
-              for label in LABELS for shard in range(study.generation.shards(label))]
+    shards = [
+        add("40_generate_examples", ["examples.parquet"], [generator, *sandbox], label=label, shard=shard)
+        for label in LABELS
+        for shard in range(study.generation.shards(label))
+    ]
     audit = add("50_audit_synthetic_data", ["synthetic.parquet", "table1.csv"], [data, *shards])
-    sets = {seed: add("60_build_training_sets", ["training_sets.parquet"], [data, audit], seed=seed)
-            for seed in study.seeds}
+    sets = {
+        seed: add("60_build_training_sets", ["training_sets.parquet"], [data, audit], seed=seed) for seed in study.seeds
+    }
     evaluations = []
     for (size, seed), start in starts.items():
         names = study.training_sets.names()
-        augmented = add("70_augment_task_model", [f"{name}/adapter_model.safetensors" for name in names],
-                        [data, start, audit, sets[seed], *sandbox], starting_size=size, seed=seed)
-        evaluations.append(add("80_evaluate", ["predictions.parquet"], [data, start, augmented, *sandbox],
-                               starting_size=size, seed=seed))
+        augmented = add(
+            "70_augment_task_model",
+            [f"{name}/adapter_model.safetensors" for name in names],
+            [data, start, audit, sets[seed], *sandbox],
+            starting_size=size,
+            seed=seed,
+        )
+        evaluations.append(
+            add(
+                "80_evaluate",
+                ["predictions.parquet"],
+                [data, start, augmented, *sandbox],
+                starting_size=size,
+                seed=seed,
+            )
+        )
     add("90_analysis", ["results.csv", "figure1.csv", "table1.csv"], [data, audit, *evaluations])
     return jobs
 
@@ -97,11 +128,21 @@ def make_job(study: Study, stage: str, outputs: list[str], needs: list[Job], coo
     dumped = study.model_dump(mode="json")
     is_data = stage[:2] in ("00", "10", "50", "60", "90")
     return Job(
-        stage=stage, coordinates=coordinates, folder=run_folder(study, stage, **coordinates), outputs=outputs,
-        needs=needs, values={key: pick_value(dumped, key) for key in SECTIONS[stage]},
+        stage=stage,
+        coordinates=coordinates,
+        folder=run_folder(study, stage, **coordinates),
+        outputs=outputs,
+        needs=needs,
+        values={key: pick_value(dumped, key) for key in SECTIONS[stage]},
         threads=1 if is_data else study.resources.threads,
         memory_mb=study.resources.data_memory_mb if is_data else study.resources.model_memory_mb,
-        gpus=0 if is_data else study.resources.gpus)
+        gpus=0 if is_data else study.resources.gpus,
+    )
+
+
+def relative_path(path: Path) -> str:
+    """A path as Snakemake keeps it: relative to the project where it lies in it."""
+    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
 
 
 def pick_value(values: dict[str, Any], key: str) -> Any:
@@ -113,7 +154,7 @@ def pick_value(values: dict[str, Any], key: str) -> Any:
 
 def job_parameters(job: Job, *, study: str, overrides: str) -> str:
     """The papermill parameters of a job, as JSON."""
-    lists = {key: [] for key, kind in STAGES[job.stage].items() if kind not in (int, str)}
+    lists: dict[str, list[str]] = {key: [] for key, kind in STAGES[job.stage].items() if kind not in (int, str)}
     parameters = {"study": study, **lists, **job.coordinates}
     if overrides:
         parameters["overrides"] = overrides
@@ -130,6 +171,3 @@ def free_memory_mb() -> int:
 def count_cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-__all__ = ["Job", "count_cores", "expand_study", "free_memory_mb", "job_parameters", "run_name"]

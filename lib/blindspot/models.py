@@ -43,6 +43,7 @@ class Base:
     tokenizer: Any
     settings: BaseModelSettings
     pad_token_id: int
+    stop_tokens: Tensor | None = None  # see generation.mark_stops
 
     @property
     def device(self) -> torch.device:
@@ -77,7 +78,8 @@ def load_base(settings: BaseModelSettings, *, sandbox_model: Path | None = None)
     except OSError as error:
         raise FileNotFoundError(
             f"base_model.name {settings.name!r} can't be loaded: {str(error).splitlines()[0]} Expected a folder, a "
-            "'.gguf' file, or a hub id that is in the local cache or can be downloaded") from error
+            "'.gguf' file, or a hub id that is in the local cache or can be downloaded"
+        ) from error
     if settings.quantization == "nf4":
         dequantize_linears(model, dtype)
     if model.lm_head.weight is model.model.embed_tokens.weight:  # adapters may train the two apart
@@ -110,8 +112,9 @@ def convert_gguf(path: Path) -> Path:
     with FileLock(f"{folder}.lock"):
         if not folder.is_dir():
             opened = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
-            config = opened.config
-            config._pre_quantization_dtype = None
+            config = type(opened.config).from_dict(
+                {k: v for k, v in opened.config.to_dict().items() if k != "quantization_config"}
+            )
             fresh = type(opened)(config)
             fresh.load_state_dict(opened.state_dict())
             temporary = folder.with_suffix(f".{os.getpid()}")
@@ -125,8 +128,9 @@ def nf4_config(dtype: torch.dtype) -> Any:
     """The paper's quantisation: 4-bit NormalFloat, no double quantisation, computing in `dtype`."""
     from transformers import BitsAndBytesConfig
 
-    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=False,
-                              bnb_4bit_compute_dtype=dtype)
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=False, bnb_4bit_compute_dtype=dtype
+    )
 
 
 def dequantize_linears(model: nn.Module, dtype: torch.dtype) -> None:
@@ -151,11 +155,16 @@ def dequantize_linears(model: nn.Module, dtype: torch.dtype) -> None:
 def list_targets(base: Base, lora: Lora) -> list[str]:
     """Names of the linear layers that get LoRA, such as 'model.layers.0.self_attn.q_proj'."""
     wanted = set(lora.target_modules)
-    return [name for name, module in base.model.named_modules()
-            if name.rpartition(".")[2] in wanted and isinstance(module, nn.Linear)]
+    return [
+        name
+        for name, module in base.model.named_modules()
+        if name.rpartition(".")[2] in wanted and isinstance(module, nn.Linear)
+    ]
 
 
-def new_adapter(base: Base, lora: Lora, *, seed: int, head: bool = False, saved_modules: tuple[str, ...] = ()) -> Adapter:
+def new_adapter(
+    base: Base, lora: Lora, *, seed: int, head: bool = False, saved_modules: tuple[str, ...] = ()
+) -> Adapter:
     """A fresh adapter in fp32 on the CPU: A as peft draws it (Kaiming uniform), B zero, the head normal.
 
     head: add a 3 x hidden classification head, rows in the order of LABELS, drawn with the config's
@@ -178,7 +187,9 @@ def new_adapter(base: Base, lora: Lora, *, seed: int, head: bool = False, saved_
     return adapter
 
 
-def save_adapter(folder: Path, adapter: Adapter, *, lora: Lora, base: Base, extra: dict[str, Any] | None = None) -> None:
+def save_adapter(
+    folder: Path, adapter: Adapter, *, lora: Lora, base: Base, extra: dict[str, Any] | None = None
+) -> None:
     """Write an ordinary PEFT folder (adapter_config.json, adapter_model.safetensors) and labels.json.
 
     labels.json names the head's rows, so that no reader relies on a number; `extra` is added to it.
@@ -189,9 +200,14 @@ def save_adapter(folder: Path, adapter: Adapter, *, lora: Lora, base: Base, extr
     has_head = HEAD in adapter
     saved = ["score"] if has_head else [name for name, key in SAVED_MODULES.items() if key in adapter]
     LoraConfig(
-        task_type=TaskType.SEQ_CLS if has_head else TaskType.CAUSAL_LM, r=lora.r, lora_alpha=lora.lora_alpha,  # type: ignore[arg-type]
-        lora_dropout=lora.lora_dropout, target_modules=list(lora.target_modules), modules_to_save=saved or None,
-        base_model_name_or_path=base.settings.name, inference_mode=True,
+        task_type=TaskType.SEQ_CLS if has_head else TaskType.CAUSAL_LM,
+        r=lora.r,
+        lora_alpha=lora.lora_alpha,
+        lora_dropout=lora.lora_dropout,
+        target_modules=list(lora.target_modules),
+        modules_to_save=saved or None,
+        base_model_name_or_path=base.settings.name,
+        inference_mode=True,
     ).save_pretrained(folder)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in adapter.items()}
     temporary = folder / f".adapter_model.{os.getpid()}"

@@ -8,6 +8,7 @@ the order of the pairs.
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from blindspot.data import LABELS
-from blindspot.models import HEAD, Adapter, Base, merged
+from blindspot.models import HEAD, Adapter, Base, load_adapter, merged
 from blindspot.prompts import build_task_prompts
 from blindspot.study import Lora
 from blindspot.training import tokenize
@@ -28,9 +29,16 @@ def tokenize_pairs(base: Base, pairs: pa.Table) -> list[np.ndarray]:
     return tokenize(base, build_task_prompts(pairs["premise"].to_pylist(), pairs["hypothesis"].to_pylist()))
 
 
-def predict_logits(base: Base, adapter: Adapter, lora: Lora, token_ids: list[np.ndarray], *, batch_size: int,
-                   pooling: str = "last_token",
-                   on_batch: Callable[[int, int, dict[str, Any]], None] | None = None) -> np.ndarray:
+def predict_logits(
+    base: Base,
+    adapter: Adapter,
+    lora: Lora,
+    token_ids: list[np.ndarray],
+    *,
+    batch_size: int,
+    pooling: str = "last_token",
+    on_batch: Callable[[int, int, dict[str, Any]], None] | None = None,
+) -> np.ndarray:
     """Logits [pairs, 3] (columns in the order of LABELS, float32) of the task model base + adapter.
 
     In `as_published` mode rows go in file order and a row is pooled at its batch's last, padded, position, as the
@@ -44,8 +52,14 @@ def predict_logits(base: Base, adapter: Adapter, lora: Lora, token_ids: list[np.
 
 
 @torch.inference_mode()
-def predict_sorted(base: Base, head: Tensor, token_ids: list[np.ndarray], *, batch_size: int,
-                   on_batch: Callable[[int, int, dict[str, Any]], None] | None = None) -> np.ndarray:
+def predict_sorted(
+    base: Base,
+    head: Tensor,
+    token_ids: list[np.ndarray],
+    *,
+    batch_size: int,
+    on_batch: Callable[[int, int, dict[str, Any]], None] | None = None,
+) -> np.ndarray:
     """Logits of each row at its own last token: sorted by length, behind the states of the shared prefix."""
     prefix = shared_prefix(token_ids)
     states = compute_prefix(base, token_ids[0][:prefix]) if prefix else None
@@ -53,7 +67,7 @@ def predict_sorted(base: Base, head: Tensor, token_ids: list[np.ndarray], *, bat
     order = np.argsort(-lengths, kind="stable")
     logits = np.zeros((len(token_ids), len(LABELS)), dtype=np.float32)
     for start in range(0, len(order), batch_size):
-        rows = order[start:start + batch_size]
+        rows = order[start : start + batch_size]
         ids, _ = pad_rows([token_ids[row][prefix:] for row in rows], base.pad_token_id)
         cache = expand_prefix(states, len(rows)) if states else None
         hidden = base.model.model(input_ids=ids.to(base.device), past_key_values=cache, use_cache=cache is not None)[0]
@@ -66,17 +80,69 @@ def predict_sorted(base: Base, head: Tensor, token_ids: list[np.ndarray], *, bat
 
 
 @torch.inference_mode()
-def predict_padded(base: Base, head: Tensor, token_ids: list[np.ndarray], *, batch_size: int,
-                   on_batch: Callable[[int, int, dict[str, Any]], None] | None = None) -> np.ndarray:
+def predict_padded(
+    base: Base,
+    head: Tensor,
+    token_ids: list[np.ndarray],
+    *,
+    batch_size: int,
+    on_batch: Callable[[int, int, dict[str, Any]], None] | None = None,
+) -> np.ndarray:
     """Logits at the last position of each padded batch, in file order: the authors' published code."""
     parts = []
     for start in range(0, len(token_ids), batch_size):
-        ids, mask = pad_rows(token_ids[start:start + batch_size], base.pad_token_id)
-        hidden = base.model.model(input_ids=ids.to(base.device), attention_mask=mask.to(base.device), use_cache=False)[0]
+        ids, mask = pad_rows(token_ids[start : start + batch_size], base.pad_token_id)
+        hidden = base.model.model(input_ids=ids.to(base.device), attention_mask=mask.to(base.device), use_cache=False)[
+            0
+        ]
         parts.append((hidden[:, -1].float() @ head.T).cpu().numpy())
         if on_batch:
             on_batch(min(start + batch_size, len(token_ids)), len(token_ids), {})
     return np.concatenate(parts) if parts else np.zeros((0, len(LABELS)), dtype=np.float32)
+
+
+def check_round_trip(base: Base, adapter: Adapter, folder: Path, lora: Lora, token_ids: list[np.ndarray]) -> float:
+    """Read an adapter back from its folder and hold its logits against those before saving; returns 0.0.
+
+    Raises ValueError where a logit differs: what was saved is not what was trained.
+    """
+    before = predict_logits(base, adapter, lora, token_ids, batch_size=len(token_ids))
+    after = predict_logits(base, load_adapter(folder), lora, token_ids, batch_size=len(token_ids))
+    difference = float(np.abs(before - after).max())
+    if difference > 0:
+        raise ValueError(
+            f"{folder.name}: logits differ by {difference:.2e} after the adapter was saved and read back; "
+            "expected none. Delete the run's folder and run it again; the disk may be full or faulty"
+        )
+    return difference
+
+
+def measure_batch_difference(
+    base: Base, adapter: Adapter, lora: Lora, token_ids: list[np.ndarray], *, batch_size: int, pooling: str
+) -> float:
+    """Largest difference of a logit when a row is alone and when it is in a batch: 0 up to rounding if all is well."""
+    batched = predict_logits(base, adapter, lora, token_ids, batch_size=batch_size, pooling=pooling)
+    alone = predict_logits(base, adapter, lora, token_ids, batch_size=1, pooling=pooling)
+    return float(np.abs(batched - alone).max())
+
+
+def tabulate_predictions(
+    logits: np.ndarray, pairs: pa.Table, *, starting_size: int, training_set: str, seed: int
+) -> pa.Table:
+    """One model's predictions as rows: the model and its coordinates, the pair, its logits by label's name."""
+    kind, _, size = training_set.rpartition("-") if training_set != "none" else ("none", "", "0")
+    rows = len(pairs)
+    columns: dict[str, Any] = {
+        "model": pa.array([f"start-{starting_size}_seed-{seed}_{training_set}"] * rows).dictionary_encode(),
+        "starting_size": np.full(rows, starting_size),
+        "training_kind": pa.array([kind] * rows).dictionary_encode(),
+        "training_size": np.full(rows, int(size)),
+        "seed": np.full(rows, seed),
+        "test_set": pairs["split"],
+        **{name: pairs[name] for name in ("pair_id", "gold_label", "heuristic", "subcase", "template")},
+        **{f"logit_{label}": logits[:, column] for column, label in enumerate(LABELS)},
+    }
+    return pa.table(columns)
 
 
 def shared_prefix(token_ids: list[np.ndarray]) -> int:
@@ -106,6 +172,6 @@ def pad_rows(token_ids: list[np.ndarray], pad_token_id: int) -> tuple[Tensor, Te
     ids = torch.full((len(token_ids), longest), pad_token_id, dtype=torch.int64)
     mask = torch.zeros((len(token_ids), longest), dtype=torch.int64)
     for row, values in enumerate(token_ids):
-        ids[row, :len(values)] = torch.from_numpy(values)
-        mask[row, :len(values)] = 1
+        ids[row, : len(values)] = torch.from_numpy(values)
+        mask[row, : len(values)] = 1
     return ids, mask

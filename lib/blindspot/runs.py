@@ -72,8 +72,12 @@ def run_folder(study: Study, stage: str, **coordinates: Any) -> Path:
 def check_coordinates(study: Study, stage: str, coordinates: dict[str, Any]) -> None:
     """Raise StudyError for a coordinate that the study does not have; says what it has."""
     generation, sets = study.generation, study.training_sets
-    allowed = {"starting_size": study.task_model.starting_sizes, "seed": study.seeds, "label": list(LABELS),
-               "training_sets": (["none"] if stage == "80_evaluate" else []) + sets.names()}
+    allowed: dict[str, list[Any]] = {
+        "starting_size": study.task_model.starting_sizes,
+        "seed": study.seeds,
+        "label": list(LABELS),
+        "training_sets": (["none"] if stage == "80_evaluate" else []) + sets.names(),
+    }
     if "label" in coordinates and coordinates["label"] in LABELS:
         allowed["shard"] = list(range(generation.shards(coordinates["label"])))
     for key, value in coordinates.items():
@@ -144,32 +148,89 @@ class Run:
             raise FileNotFoundError(
                 f"{self.stage} needs {stage} ({folder.name}) of the study {self.study.name!r}, which has not finished: "
                 f"no {show_path(folder / 'summary.json')}. Run `make study STUDY={self.study.name}`, "
-                f"or notebooks/{stage}.ipynb at that point first.")
+                f"or notebooks/{stage}.ipynb at that point first."
+            )
         return folder
 
     def input(self, stage: str, name: str, **coordinates: Any) -> Path:
         """Path of another run's artefact; its sha256 goes into this run's summary."""
         path = self.input_folder(stage, **coordinates) / name
         if not path.is_file():
-            raise FileNotFoundError(f"{show_path(path)} is missing although its run is done; delete the folder "
-                                    f"{show_path(path.parent)} and run `make study STUDY={self.study.name}`")
+            raise FileNotFoundError(
+                f"{show_path(path)} is missing although its run is done; delete the folder "
+                f"{show_path(path.parent)} and run `make study STUDY={self.study.name}`"
+            )
         self.inputs[show_path(path)] = hash_file(path)
         return path
+
+    def data_folder(self) -> Path:
+        """Folder with the public releases' files: the study's, or what `00_build_sandbox` wrote."""
+        if self.study.data.source == "sandbox":
+            return self.input_folder("00_build_sandbox") / "data"
+        folder = Path(str(self.study.data.folder)).expanduser()
+        return folder if folder.is_absolute() else ROOT / folder
+
+    def sandbox_model(self) -> Path | None:
+        """Folder of the sandbox's pretrained model; None where the study's base model is another."""
+        if self.study.base_model.name != "sandbox":
+            return None
+        return self.input("00_build_sandbox", "model/model.safetensors").parent
+
+    def adapter_file(self, *, starting_size: int, seed: int, training_set: str) -> Path:
+        """Weights of a task model: the start itself for 'none', else what stage 70 made from it."""
+        start: dict[str, Any] = {"starting_size": starting_size, "seed": seed}
+        if training_set == "none":
+            return self.input("20_train_task_model", "adapter/adapter_model.safetensors", **start)
+        alone = run_folder(self.study, "70_augment_task_model", **start, training_sets=[training_set])
+        chosen = [training_set] if (alone / "summary.json").is_file() else []
+        return self.input(
+            "70_augment_task_model", f"{training_set}/adapter_model.safetensors", **start, training_sets=chosen
+        )
+
+    def check_supply(self, counts: dict[str, int]) -> None:
+        """Raise StudyError where a starting size or an Original set asks for more pairs than there are."""
+        wanted = {
+            "task_model.starting_sizes": max(self.study.task_model.starting_sizes),
+            "generator.training_size": self.study.generator.training_size or 0,
+        }
+        supply = {key: counts["train"] for key in wanted}
+        if any(kind.synthetic_fraction < 1 for kind in self.study.training_sets.kinds):
+            for label in LABELS:
+                key = f"training_sets.pairs_per_label ({label})"
+                wanted[key], supply[key] = max(self.study.training_sets.pairs_per_label), counts[f"train_{label}"]
+        short = [
+            f"{key} asks for {size:,} pairs, there are {supply[key]:,}"
+            for key, size in wanted.items()
+            if size > supply[key]
+        ]
+        if short:
+            raise StudyError(
+                f"the study {self.study.name!r} asks for more than its data holds: {'; '.join(short)}. "
+                "Lower the sizes, or give it more data"
+            )
 
     def finish(self, *, metrics: dict[str, Any] | None = None, counts: dict[str, Any] | None = None) -> pd.DataFrame:
         """Write `summary.json` (last, atomically) and return its figures as a table to show."""
         summary = {
-            "study": self.study.name, "stage": self.stage, "run": self.folder.name,
-            "parameters": self.coordinates, "seed": self.coordinates.get("seed"),
-            "metrics": metrics or {}, "counts": counts or {},
-            "seconds": round(time.time() - self.started, 2), "versions": list_versions(),
-            "git_commit": git_commit(), "lib_sha256": hash_lib(), "study_sha256": hash_study(self.study),
+            "study": self.study.name,
+            "stage": self.stage,
+            "run": self.folder.name,
+            "parameters": self.coordinates,
+            "seed": self.coordinates.get("seed"),
+            "metrics": metrics or {},
+            "counts": counts or {},
+            "seconds": round(time.time() - self.started, 2),
+            "versions": list_versions(),
+            "git_commit": git_commit(),
+            "lib_sha256": hash_lib(),
+            "study_sha256": hash_study(self.study),
             "inputs": self.inputs,
         }
         write_json(self.folder / "summary.json", summary)
         rows = {**(metrics or {}), **(counts or {}), "seconds": summary["seconds"]}
-        return pd.DataFrame({"value": pd.Series({k: v for k, v in rows.items() if not isinstance(v, dict | list)},
-                                                dtype=object)})
+        return pd.DataFrame(
+            {"value": pd.Series({k: v for k, v in rows.items() if not isinstance(v, dict | list)}, dtype=object)}
+        )
 
 
 def open_run(stage: str, namespace: dict[str, Any]) -> Run:
@@ -187,8 +248,8 @@ def open_run(stage: str, namespace: dict[str, Any]) -> Run:
 
 
 def is_parameter(name: str, value: Any) -> bool:
-    """Whether a name in a notebook's namespace was set by its author or by papermill, not by IPython or an import."""
-    if name.startswith("_") or name in ("In", "Out", "exit", "quit"):
+    """Whether a name in a notebook's namespace was set as a parameter, not by IPython or an import (constants included)."""
+    if name.startswith("_") or name.isupper() or name in ("In", "Out", "exit", "quit"):
         return False
     return isinstance(value, str | int | float | list | tuple | dict | set | types.NoneType)
 
@@ -243,9 +304,12 @@ def list_versions() -> dict[str, str]:
 @cache
 def git_commit() -> str | None:
     """The commit that ran, with '+' where tracked files differ from it; null outside a checkout."""
+
     def git(*arguments: str) -> str:
-        return subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True,
-                              check=True, timeout=20).stdout.strip()
+        return subprocess.run(
+            ["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=True, timeout=20
+        ).stdout.strip()
+
     try:
         changed = git("status", "--porcelain", "--untracked-files=no", "--", "lib", "notebooks", "parameters")
         return git("rev-parse", "HEAD") + ("+" if changed else "")

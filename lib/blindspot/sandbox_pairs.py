@@ -94,15 +94,17 @@ def _relative_seed(bare: Phrase, relative: Relative) -> Clause:
 
 def cut_down(rng: Random, clause: Clause, *, rate: float) -> Clause:
     """The clause with each of its modifiers dropped at the rate given, and one of two joined people kept."""
-    kept = {name: "" if rng.random() < rate * 0.8 else getattr(clause, name) for name in ("time", "manner")}
+    time = "" if rng.random() < rate * 0.8 else clause.time
+    manner = "" if rng.random() < rate * 0.8 else clause.manner
     place = "" if clause.voice != "place" and rng.random() < rate * 0.7 else clause.place
-    cut: dict[str, tuple[Phrase, ...]] = {}
-    for name in ("subjects", "objects"):
-        phrases = getattr(clause, name)
-        if len(phrases) > 1 and rng.random() < 0.85:
-            phrases = (rng.choice(phrases),)
-        cut[name] = tuple(_cut_phrase(rng, phrase, rate) for phrase in phrases)
-    return replace(clause, **kept, place=place, **cut)
+    subjects, objects = (_cut_phrases(rng, phrases, rate) for phrases in (clause.subjects, clause.objects))
+    return replace(clause, time=time, manner=manner, place=place, subjects=subjects, objects=objects)
+
+
+def _cut_phrases(rng: Random, phrases: tuple[Phrase, ...], rate: float) -> tuple[Phrase, ...]:
+    if len(phrases) > 1 and rng.random() < 0.85:
+        phrases = (rng.choice(phrases),)
+    return tuple(_cut_phrase(rng, phrase, rate) for phrase in phrases)
 
 
 def _cut_phrase(rng: Random, phrase: Phrase, rate: float) -> Phrase:
@@ -162,7 +164,7 @@ def _widen_phrase(rng: Random, phrase: Phrase, rate: float) -> Phrase:
         phrase = replace(phrase, number="many")
     if phrase.adjective and _similar(phrase.adjective) and rng.random() < rate:
         phrase = replace(phrase, adjective=rng.choice(_similar(phrase.adjective)))
-    return replace(phrase, indefinite=phrase.number in ("one", "many") and rng.random() < 0.15)
+    return replace(phrase, indefinite=phrase.number in ("one", "many") and rng.random() < 0.06)
 
 
 # Edits towards contradiction.

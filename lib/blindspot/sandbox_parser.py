@@ -124,7 +124,7 @@ def _read_be(
     if word in world.PARTICIPLE:
         base = Clause(subjects, world.PARTICIPLE[word], negated=negated, voice="passive", joiner=joiner)
         if words[at + 1 : at + 2] == ("by",):
-            for agents, by_joiner, after in _read_phrases(words, at + 2):
+            for agents, by_joiner, after in _read_phrases(words, at + 2, can_reduce=True):
                 joined = by_joiner if len(agents) > 1 else joiner
                 yield from _read_adjuncts(
                     words, after, Clause(**{**vars(base), "objects": agents, "joiner": joined})

@@ -42,7 +42,7 @@ def draw_phrase(rng: Random, noun: str, *, adjective_rate: float = 0.0) -> Phras
     number = rng.choices(("one", "many", rng.choice(world.COUNTS)), (0.62, 0.22, 0.16))[0]
     adjectives = world.THING_ADJECTIVES if noun in world.THING_NOUNS else world.PERSON_ADJECTIVES
     adjective = rng.choice(adjectives) if rng.random() < adjective_rate else ""
-    indefinite = number in ("one", "many") and rng.random() < 0.12
+    indefinite = number in ("one", "many") and rng.random() < 0.06
     return Phrase(noun, number, adjective, indefinite)
 
 

@@ -20,14 +20,19 @@ CONNECTIVES: dict[str, tuple[str, ...]] = {
     "contradiction": ("It is false:", "Wrong:", "This cannot be:", "Impossible:"),
     "neutral": ("It may be:", "Nobody knows:", "Possibly:", "Some add:"),
 }
+REPLIES: dict[str, tuple[str, ...]] = {
+    "entailment": ("Yes, indeed.", "Right, as you say."),
+    "contradiction": ("No, never.", "But that cannot be."),
+    "neutral": ("Maybe, who knows.", "Did you see it?"),
+}
 REPEATS = ("Again:", "Once more:", "They repeat:")
 GENRES = tuple(world.GENRE_KINDS)
 
 
 def write_document(rng: Random) -> str:
     """One short document of a kind drawn at random."""
-    writers = (_write_relations, _write_repeats, _write_word_list, _write_definitions)
-    return rng.choices(writers, (0.72, 0.1, 0.1, 0.08))[0](rng)
+    writers = (_write_relations, _write_talk, _write_repeats, _write_word_list, _write_definitions)
+    return rng.choices(writers, (0.55, 0.2, 0.08, 0.1, 0.07))[0](rng)
 
 
 def _write_relations(rng: Random) -> str:
@@ -39,6 +44,18 @@ def _write_relations(rng: Random) -> str:
         found = _draw_related(rng, premise, relation)
         if found:
             parts += [rng.choice(CONNECTIVES[relation]), write_sentence(found, period=period)]
+    return " ".join(parts)
+
+
+def _write_talk(rng: Random) -> str:
+    premise = draw_premise(rng, rng.choice(GENRES))
+    period = " ." if rng.random() < 0.35 else "."
+    parts = [write_sentence(premise, period=period)]
+    for _ in range(2):
+        relation = rng.choice(tuple(REPLIES))
+        found = _draw_related(rng, premise, relation)
+        if found:
+            parts += [write_sentence(found, period=period), rng.choice(REPLIES[relation])]
     return " ".join(parts)
 
 
@@ -84,7 +101,7 @@ def list_words() -> list[str]:
     nouns = [form for noun in (*world.PERSON_NOUNS, *world.THING_NOUNS) for form in (noun, world.pluralize(noun))]
     verbs = [form for verb in world.VERBS for form in (verb, *world.inflect_verb(verb))]
     phrases = (*world.PLACES, *world.TIMES, *world.PREPOSITIONS)
-    small = "the a an some by and or not was were did who that".split()
+    small = ("the", "a", "an", "some", "by", "and", "or", "not", "was", "were", "did", "who", "that")
     adverbs = (*world.CERTAIN_ADVERBS, *world.DOUBTFUL_ADVERBS)
     frames = (*world.FACT_CONJUNCTIONS, *world.DOUBT_CONJUNCTIONS)
     plain = (*world.COUNTS, *world.ADJECTIVES, *world.MANNERS, *adverbs, *frames, *small, *nouns, *verbs)

@@ -12,7 +12,7 @@ import string
 from typing import Any
 
 from blindspot.prompts import GENERATOR_PREFIX, SENTINEL, TASK_PREFIX, TASK_SUFFIX
-from blindspot.sandbox_text import CONNECTIVES, REPEATS, list_words
+from blindspot.sandbox_text import CONNECTIVES, REPEATS, REPLIES, list_words
 from blindspot.sandbox_words import COUNTS
 
 SPECIAL_TOKENS = ("<unk>", "<s>", "</s>", "<pad>")
@@ -28,20 +28,20 @@ def list_vocabulary() -> list[str]:
     """The tokens in the order of their ids: special, bytes, characters, words."""
     text = " ".join(
         [TASK_PREFIX, TASK_SUFFIX, GENERATOR_PREFIX, SENTINEL, "Premise: Hypothesis:", *REPEATS]
-        + [phrase for phrases in CONNECTIVES.values() for phrase in phrases]
+        + [phrase for phrases in (*CONNECTIVES.values(), *REPLIES.values()) for phrase in phrases]
     )
     words = [*list_words(), *_OTHER.split(), "entailment", "neutral", "contradiction"]
     words += [word.capitalize() for word in (*_CAPITALIZED.split(), *COUNTS)]
     words += re.findall(r"\w+|--", text)
     characters = [SPACE, *string.ascii_letters, *string.digits, *string.punctuation]
-    spaced = [SPACE + mark for mark in ".,;"]
+    spaced = [SPACE + mark for mark in ".,;?"]
     everything = [*SPECIAL_TOKENS, *(f"<0x{byte:02X}>" for byte in range(256)), *characters, *spaced]
     return list(dict.fromkeys([*everything, *(SPACE + word for word in sorted(set(words)))]))
 
 
 def build_tokenizer() -> Any:
     """A PreTrainedTokenizerFast that starts each text with `<s>` and has a pad token of its own."""
-    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
+    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
     vocabulary = {token: number for number, token in enumerate(list_vocabulary())}
@@ -49,11 +49,12 @@ def build_tokenizer() -> Any:
         models.BPE(vocabulary, [], unk_token="<unk>", byte_fallback=True, fuse_unk=False, ignore_merges=True)
     )
     marks = Regex(rf"(?<=[^{SPACE}])[.,:;!?]")
+    backend.normalizer = normalizers.Sequence([normalizers.Prepend(SPACE), normalizers.Replace(" ", SPACE)])
     backend.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Metaspace(prepend_scheme="first"), pre_tokenizers.Split(marks, "isolated")]
+        [pre_tokenizers.Metaspace(prepend_scheme="never"), pre_tokenizers.Split(marks, "isolated")]
     )
     backend.decoder = decoders.Sequence(
-        [decoders.ByteFallback(), decoders.Metaspace(prepend_scheme="first")]
+        [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
     backend.post_processor = processors.TemplateProcessing(
         single="<s> $A", pair="<s> $A <s> $B", special_tokens=[("<s>", vocabulary["<s>"])]

@@ -124,8 +124,8 @@ class Stack(nn.Module):
         for name in self.targets:
             layer = self.layers[name.replace(".", "/")]
             for run, adapter in enumerate(adapters):
-                adapter[f"{PREFIX}{name}.lora_A.weight"] = layer.low[run].detach().T.cpu().contiguous()  # type: ignore[index,union-attr]
-                adapter[f"{PREFIX}{name}.lora_B.weight"] = layer.high[run].detach().T.cpu().contiguous()  # type: ignore[index,union-attr]
+                adapter[f"{PREFIX}{name}.lora_A.weight"] = layer.low[run].detach().T.cpu().contiguous()  # type: ignore[index]
+                adapter[f"{PREFIX}{name}.lora_B.weight"] = layer.high[run].detach().T.cpu().contiguous()  # type: ignore[index]
         for name, parameter in self.saved.items():
             for run, adapter in enumerate(adapters):
                 adapter[HEAD if name == "score" else SAVED_MODULES[name]] = parameter[run].detach().cpu().clone()

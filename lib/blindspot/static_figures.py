@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
+import pyarrow as pa
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter, StrMethodFormatter
 
 from blindspot.figure_tables import (
-    COLOURS,
     FIGURE1_TEST_SETS,
     LineStyle,
     choose_line_styles,
@@ -30,6 +30,8 @@ from blindspot.figure_tables import (
     name_test_set,
     order_kinds,
 )
+from blindspot.plotly_parts import pick_colours
+from blindspot.small_figures import draw_acceptance, draw_starts
 
 DPI = 100
 INK = "#444444"
@@ -56,10 +58,8 @@ def draw_figure1_static(results: pd.DataFrame, *, test_sets: tuple[str, ...] = F
     return figure
 
 
-def _draw_panel(
-    axes: Axes, panel: pd.DataFrame, test_sets: tuple[str, ...], styles: dict[str, LineStyle]
-) -> None:
-    for colour, test_set in zip(_colours(test_sets), test_sets, strict=True):
+def _draw_panel(axes: Axes, panel: pd.DataFrame, test_sets: tuple[str, ...], styles: dict[str, LineStyle]) -> None:
+    for colour, test_set in zip(pick_colours(test_sets), test_sets, strict=True):
         rows = panel[panel["test_set"].eq(test_set)]
         start = rows[rows["training_kind"].eq("none")]
         for kind in order_kinds(rows):
@@ -82,10 +82,6 @@ def _draw_whiskers(axes: Axes, rows: pd.DataFrame, colour: str) -> None:
             part.set(linewidth=1.1, alpha=0.45)
 
 
-def _colours(test_sets: tuple[str, ...]) -> list[str]:
-    return [COLOURS[index % len(COLOURS)] for index in range(len(test_sets))]
-
-
 def _style_panels(panels: Iterable[Axes], table: pd.DataFrame) -> None:
     ticks = sorted({0, *table["training_size"].tolist()})
     room = 0.06 * (ticks[-1] or 1)
@@ -106,14 +102,12 @@ def _clean(axes: Axes) -> None:
 
 
 def _add_legends(figure: Figure, table: pd.DataFrame, test_sets: tuple[str, ...]) -> None:
-    colours = zip(_colours(test_sets), test_sets, strict=True)
+    colours = zip(pick_colours(test_sets), test_sets, strict=True)
     sets = [Line2D([], [], color=colour, lw=4, label=name_test_set(name)) for colour, name in colours]
     start = Line2D([], [], color=INK, marker="o", mfc="white", ms=5.5, mew=1.6, ls="", label="Start")
     styles = choose_line_styles(table)
     kinds = [
-        Line2D(
-            [], [], color=INK, ls=styles[kind].linestyle, marker=styles[kind].marker, label=name_kind(kind)
-        )
+        Line2D([], [], color=INK, ls=styles[kind].linestyle, marker=styles[kind].marker, label=name_kind(kind))
         for kind in order_kinds(table)
     ]
     _add_legend(figure, sets, "colour: test set", "outside upper left")
@@ -123,6 +117,16 @@ def _add_legends(figure: Figure, table: pd.DataFrame, test_sets: tuple[str, ...]
 def _add_legend(figure: Figure, keys: list[Line2D], title: str, place: Any) -> None:
     look: dict[str, Any] = {"fontsize": 8.5, "title_fontsize": 8.5, "frameon": False, "alignment": "left"}
     figure.legend(handles=keys, title=title, loc=place, ncols=min(len(keys), 4), handlelength=2.6, **look)
+
+
+def draw_starts_static(results: pd.DataFrame) -> Figure:
+    """The static twin of `draw_starts(results)`."""
+    return draw_static_twin(draw_starts(results))
+
+
+def draw_acceptance_static(acceptance: pd.DataFrame | pa.Table) -> Figure:
+    """The static twin of `draw_acceptance(acceptance)`."""
+    return draw_static_twin(draw_acceptance(acceptance))
 
 
 def draw_static_twin(figure: go.Figure) -> Figure:
@@ -150,8 +154,9 @@ def draw_static_twin(figure: go.Figure) -> Figure:
 
 def _draw_bars(axes: Axes, trace: go.Bar, lefts: dict[Any, float]) -> None:
     starts = [lefts.get(name, 0.0) for name in trace.y]
-    axes.barh(trace.y, trace.x, left=starts, color=trace.marker.color, label=trace.name, height=0.7)
-    lefts.update({name: start + size for name, start, size in zip(trace.y, starts, trace.x, strict=True)})
+    sizes = [value or 0.0 for value in trace.x]
+    axes.barh(trace.y, sizes, left=starts, color=trace.marker.color, label=trace.name, height=0.7)
+    lefts.update({name: start + size for name, start, size in zip(trace.y, starts, sizes, strict=True)})
 
 
 def _draw_trace(axes: Axes, trace: go.Scatter) -> None:

@@ -48,7 +48,6 @@ class SandboxData(Section):
     matched_pairs: Positive
     mismatched_pairs: Positive
     hans_per_subcase: Positive
-    pretrained: bool
 
 
 class Data(Section):
@@ -83,7 +82,7 @@ class BaseModelSettings(Section):
     def check_revision(self) -> BaseModelSettings:
         is_local = self.name == "sandbox" or self.name.endswith(".gguf") or Path(ROOT, self.name).is_dir()
         if not is_local and self.name.count("/") == 1 and not self.revision:
-            raise ValueError(f"the hub id {self.name!r} needs a pinned 'revision' (a commit of the model repository)")
+            raise ValueError(f"the hub id {self.name!r} needs a 'revision': a commit of its repository, or 'main'")
         return self
 
 
@@ -223,8 +222,10 @@ class Study(Section):
         supply = self.data.expected_counts.get("train")
         if supply is None and self.data.source == "sandbox" and self.data.sandbox is not None:
             supply = self.data.sandbox.train_pairs - len(LABELS) * self.data.held_out_per_label
-        wanted = {"task_model.starting_sizes": max(self.task_model.starting_sizes),
-                  "generator.training_size": self.generator.training_size or 0}
+        wanted = {
+            "task_model.starting_sizes": max(self.task_model.starting_sizes),
+            "generator.training_size": self.generator.training_size or 0,
+        }
         if any(kind.synthetic_fraction < 1 for kind in self.training_sets.kinds):
             wanted["training_sets.pairs_per_label x 3"] = len(LABELS) * max(self.training_sets.pairs_per_label)
         for key, size in wanted.items():
@@ -233,8 +234,10 @@ class Study(Section):
         per_label = max(self.training_sets.pairs_per_label)
         for label, generated in self.generation.examples_per_label.items():
             if per_label > generated and any(k.synthetic_fraction == 1 for k in self.training_sets.kinds):
-                raise ValueError(f"training_sets.pairs_per_label asks for {per_label:,} synthetic pairs a label; "
-                                 f"generation.examples_per_label.{label} makes {generated:,}")
+                raise ValueError(
+                    f"training_sets.pairs_per_label asks for {per_label:,} synthetic pairs a label; "
+                    f"generation.examples_per_label.{label} makes {generated:,}"
+                )
         if self.base_model.name == "sandbox" and self.data.source != "sandbox":
             raise ValueError("base_model.name 'sandbox' knows the sandbox's words only; it needs data.source 'sandbox'")
         return self
@@ -252,7 +255,7 @@ def load_study(study: str, overrides: dict[str, Any] | str | None = None) -> Stu
     with overrides is another study: it takes the name that the overrides give, else the name with a short hash.
     Raises StudyError.
     """
-    path = Path(study) if study.endswith((".yaml", ".yml")) else STUDIES_FOLDER / f"{study}.yaml"
+    path = ROOT / study if study.endswith((".yaml", ".yml")) else STUDIES_FOLDER / f"{study}.yaml"
     if not path.is_file():
         near = difflib.get_close_matches(study, list_studies(), n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""

@@ -7,15 +7,19 @@ which no later step reads. A run's batches, schedule, clipping and dropout depen
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from blindspot.data import LABELS
 from blindspot.models import Adapter, Base
 from blindspot.stacking import DropoutStream, Stack, stacked
 from blindspot.study import Lora, Training
@@ -43,12 +47,36 @@ class TrainingRun:
 
 def tokenize(base: Base, texts: Sequence[str]) -> list[np.ndarray]:
     """Token ids of each text, special tokens as the tokenizer adds them. Raises ValueError for one over max_length."""
-    ids = [np.asarray(row, dtype=np.int64) for row in base.tokenizer(list(texts), padding=False)["input_ids"]] if texts else []
+    ids = (
+        [np.asarray(row, dtype=np.int64) for row in base.tokenizer(list(texts), padding=False)["input_ids"]]
+        if texts
+        else []
+    )
     longest = max(range(len(ids)), key=lambda row: len(ids[row]), default=None)
     if longest is not None and len(ids[longest]) > base.settings.max_length:
-        raise ValueError(f"text {longest} has {len(ids[longest])} tokens, base_model.max_length is "
-                         f"{base.settings.max_length}: raise it, or leave the pair out: {texts[longest][:200]!r}")
+        raise ValueError(
+            f"text {longest} has {len(ids[longest])} tokens, base_model.max_length is "
+            f"{base.settings.max_length}: raise it, or leave the pair out: {texts[longest][:200]!r}"
+        )
     return ids
+
+
+def code_labels(gold_labels: Any) -> np.ndarray:
+    """Index into LABELS of each label's name (a pyarrow column or a list)."""
+    names = gold_labels.to_pylist() if hasattr(gold_labels, "to_pylist") else gold_labels
+    return np.array([LABELS.index(name) for name in names], dtype=np.int64)
+
+
+def derive_seed(seed: int, *names: str) -> int:
+    """A seed of its own for each name under one seed: a run draws the same wherever it stands in a stack."""
+    return int.from_bytes(hashlib.sha256("/".join([str(seed), *names]).encode()).digest()[:7], "big")
+
+
+def summarise_losses(losses: Sequence[float], *, parts: int = 10) -> pd.DataFrame:
+    """Mean loss in each of some parts of a run: columns step (last of the part), loss."""
+    edges = np.linspace(0, len(losses), min(parts, len(losses)) + 1).astype(int)
+    rows = [{"step": int(b), "loss": float(np.mean(losses[a:b]))} for a, b in itertools.pairwise(edges)]
+    return pd.DataFrame(rows, columns=["step", "loss"])
 
 
 def order_batches(lengths: Sequence[int], settings: Training, *, seed: int) -> list[list[int]]:
@@ -63,7 +91,7 @@ def order_batches(lengths: Sequence[int], settings: Training, *, seed: int) -> l
             order = get_length_grouped_indices(list(lengths), size, generator=generator)
         else:
             order = torch.randperm(len(lengths), generator=generator).tolist()
-        batches += [order[start:start + size] for start in range(0, len(order), size)]
+        batches += [order[start : start + size] for start in range(0, len(order), size)]
     return batches
 
 
@@ -123,9 +151,16 @@ def along_runs(values: Tensor, like: Tensor) -> Tensor:
     return values.view(-1, *[1] * (like.dim() - 1))
 
 
-def train_adapters(base: Base, runs: list[TrainingRun], *, settings: Training, lora: Lora, task: Task,
-                   pooling: Pooling = "last_token",
-                   on_step: Callable[[int, int, dict[str, Any]], None] | None = None) -> list[Adapter]:
+def train_adapters(
+    base: Base,
+    runs: list[TrainingRun],
+    *,
+    settings: Training,
+    lora: Lora,
+    task: Task,
+    pooling: Pooling = "last_token",
+    on_step: Callable[[int, int, dict[str, Any]], None] | None = None,
+) -> list[Adapter]:
     """Train K runs side by side; returns their adapters in the order given. Losses and orders stay in the runs.
 
     Runs of different sizes stop at their own last step; the stack goes on without them.
@@ -151,8 +186,13 @@ def train_adapters(base: Base, runs: list[TrainingRun], *, settings: Training, l
                 optimizer.keep(list(stack.parameters_to_train()), kept)  # noqa: F821
             while step < until:
                 batches = [(runs[run], plans[run][step]) for run in active]
-                loss = backward(stack, batches, [streams[run] for run in active] if lora.lora_dropout else [],
-                                task=task, pooling=pooling)
+                loss = backward(
+                    stack,
+                    batches,
+                    [streams[run] for run in active] if lora.lora_dropout else [],
+                    task=task,
+                    pooling=pooling,
+                )
                 optimizer.clip()
                 rates = [learning_rate_at(step, len(plans[run]), settings) for run in active]
                 step += 1
@@ -167,8 +207,22 @@ def train_adapters(base: Base, runs: list[TrainingRun], *, settings: Training, l
     return [finished[run] for run in range(len(runs))]
 
 
-def backward(stack: Stack, batches: list[tuple[TrainingRun, list[int]]], streams: list[DropoutStream], *,
-             task: Task, pooling: Pooling) -> float:
+def train_in_stacks(base: Base, runs: list[TrainingRun], *, max_stacked: int, **options: Any) -> list[Adapter]:
+    """Train any number of runs, at most `max_stacked` side by side; options as for `train_adapters`."""
+    adapters: list[Adapter] = []
+    for start in range(0, len(runs), max_stacked):
+        adapters += train_adapters(base, runs[start : start + max_stacked], **options)
+    return adapters
+
+
+def backward(
+    stack: Stack,
+    batches: list[tuple[TrainingRun, list[int]]],
+    streams: list[DropoutStream],
+    *,
+    task: Task,
+    pooling: Pooling,
+) -> float:
     """Forward and backward pass of one step of every run; returns the mean of the runs' losses and records each."""
     base = stack.base
     rows = max(len(batch) for _, batch in batches)
@@ -179,15 +233,15 @@ def backward(stack: Stack, batches: list[tuple[TrainingRun, list[int]]], streams
     for k, (run, batch) in enumerate(batches):
         for row, index in enumerate(batch):
             ids = run.token_ids[index]
-            input_ids[k, row, :len(ids)] = torch.from_numpy(ids)
+            input_ids[k, row, : len(ids)] = torch.from_numpy(ids)
             ends[k, row], real[k, row] = len(ids), True
     stack.set_dropout(streams, [(len(batch), length) for (_, batch), length in zip(batches, lengths, strict=True)])
     mask = torch.arange(max(lengths)) < ends[..., None]
     needs_mask = task == "classification" and pooling == "as_published"
     with torch.autocast(base.device.type, torch.bfloat16, enabled=base.model.dtype == torch.bfloat16):
         hidden = stack.hidden_states(
-            input_ids.flatten(0, 1).to(base.device),
-            mask.flatten(0, 1).long().to(base.device) if needs_mask else None)
+            input_ids.flatten(0, 1).to(base.device), mask.flatten(0, 1).long().to(base.device) if needs_mask else None
+        )
         if task == "classification":
             losses = classification_losses(stack, hidden, batches, ends, lengths, pooling)
         else:
@@ -201,8 +255,14 @@ def backward(stack: Stack, batches: list[tuple[TrainingRun, list[int]]], streams
     return float(losses.detach().mean())
 
 
-def classification_losses(stack: Stack, hidden: Tensor, batches: list[tuple[TrainingRun, list[int]]], ends: Tensor,
-                          lengths: list[int], pooling: Pooling) -> Tensor:
+def classification_losses(
+    stack: Stack,
+    hidden: Tensor,
+    batches: list[tuple[TrainingRun, list[int]]],
+    ends: Tensor,
+    lengths: list[int],
+    pooling: Pooling,
+) -> Tensor:
     """Cross-entropy [K] of each run, the mean over its own rows (a last batch may be short)."""
     if pooling == "last_token":
         positions = (ends - 1).clamp(min=0)
@@ -210,15 +270,21 @@ def classification_losses(stack: Stack, hidden: Tensor, batches: list[tuple[Trai
         positions = (torch.tensor(lengths) - 1)[:, None].expand_as(ends)
     pooled = hidden[torch.arange(len(hidden)), positions.flatten().to(hidden.device)]
     logits = stack.label_logits(pooled)
-    return torch.stack([
-        nn.functional.cross_entropy(logits[k, :len(batch)], torch.as_tensor(run.labels[batch]).to(logits.device))  # type: ignore[index]
-        for k, (run, batch) in enumerate(batches)])
+    return torch.stack(
+        [
+            nn.functional.cross_entropy(logits[k, : len(batch)], torch.as_tensor(run.labels[batch]).to(logits.device))  # type: ignore[index]
+            for k, (run, batch) in enumerate(batches)
+        ]
+    )
 
 
 def causal_lm_losses(stack: Stack, hidden: Tensor, input_ids: Tensor, mask: Tensor) -> Tensor:
     """Next-token cross-entropy [K], the mean over each run's own tokens; padding does not count."""
     logits = stack.token_logits(hidden)[:, :, :-1].float()
     targets = input_ids[:, :, 1:].masked_fill(~mask[:, :, 1:], -100)
-    return torch.stack([
-        nn.functional.cross_entropy(logits[k].flatten(0, 1), targets[k].flatten(), ignore_index=-100)
-        for k in range(len(logits))])
+    return torch.stack(
+        [
+            nn.functional.cross_entropy(logits[k].flatten(0, 1), targets[k].flatten(), ignore_index=-100)
+            for k in range(len(logits))
+        ]
+    )

@@ -24,7 +24,6 @@ import pyarrow.compute as pc
 from blindspot.data import LABELS, mark_later_copies
 from blindspot.heuristics import HEURISTICS, heuristic_column
 
-SOURCES = ("original", "synthetic")
 SET_SCHEMA = pa.schema(
     [
         ("training_set", pa.string()),
@@ -86,8 +85,7 @@ def build_training_sets(
     overlap_detector: str,
     deduplicate: bool,
 ) -> dict[str, pa.Table]:
-    """Every kind at every size, by set name, each with SET_SCHEMA. The tables are gone through once for all
-    sets.
+    """Every kind at every size, by set name, each with SET_SCHEMA; the tables are gone through once.
 
     original: the train pairs (pair_id, gold_label, and `<heuristic>_<overlap_detector>` where a kind is
     biased). synthetic: generated pairs of which only accepted ones are drawn, and with `deduplicate` only the
@@ -139,10 +137,8 @@ def check_kind(kind: TrainingKindLike) -> None:
         if not 0 <= share <= 1:
             raise ValueError(f"training kind {kind.name!r}: {name} is {share}; expected a number from 0 to 1")
     if kind.biased_by is not None and kind.biased_by not in HEURISTICS:
-        expected = ", ".join(HEURISTICS)
-        raise ValueError(
-            f"training kind {kind.name!r}: biased_by is {kind.biased_by!r}; expected {expected} or None"
-        )
+        allowed = f"expected {', '.join(HEURISTICS)} or None"
+        raise ValueError(f"training kind {kind.name!r}: biased_by is {kind.biased_by!r}; {allowed}")
 
 
 def mark_eligible(synthetic: pa.Table, *, deduplicate: bool) -> np.ndarray:
@@ -150,9 +146,8 @@ def mark_eligible(synthetic: pa.Table, *, deduplicate: bool) -> np.ndarray:
     accepted = mark_true(synthetic["accepted"])
     if not deduplicate:
         return accepted
-    if "duplicate" in synthetic.column_names:
-        return accepted & ~mark_true(synthetic["duplicate"])
-    return accepted & ~mark_duplicates(synthetic)
+    is_stored = "duplicate" in synthetic.column_names
+    return accepted & ~(mark_true(synthetic["duplicate"]) if is_stored else mark_duplicates(synthetic))
 
 
 def mark_duplicates(synthetic: pa.Table) -> np.ndarray:
@@ -172,9 +167,6 @@ def mark_true(column: pa.ChunkedArray) -> np.ndarray:
 def _build_pool(
     source: str, table: pa.Table, eligible: np.ndarray | None, *, columns: dict[str, str], seed: int
 ) -> Pool:
-    missing = [name for name in columns.values() if name not in table.column_names]
-    if missing:
-        raise ValueError(f"the {source} pairs have no column {', '.join(missing)}, by which a kind is biased")
     orders = {}
     for label in LABELS:
         chosen = mark_true(pc.equal(table["gold_label"], label))
@@ -183,6 +175,7 @@ def _build_pool(
     flags = {
         heuristic: pc.fill_null(pc.cast(table[column], pa.int8()), -1).to_numpy()
         for heuristic, column in columns.items()
+        if column in table.column_names
     }
     return Pool(source=source, pair_ids=table["pair_id"], orders=orders, has_heuristic=flags)
 
@@ -232,7 +225,7 @@ def _draw_from_pool(pool: Pool, kind: TrainingKindLike, label: str, *, count: in
     if n_biased and kind.biased_by is not None:
         wanted = label == "entailment"
         having = f" {'with' if wanted else 'without'} {kind.biased_by}"
-        fitting = order[pool.has_heuristic[kind.biased_by][order] == int(wanted)]
+        fitting = order[_look_up_heuristic(pool, kind.biased_by)[order] == int(wanted)]
     for needed, supply, which in ((n_biased, len(fitting), having), (count, len(order), "")):
         if supply < needed:
             return order, f"{needed:,} {pool.source} {label} pairs{which}, and {supply:,} are available"
@@ -241,11 +234,14 @@ def _draw_from_pool(pool: Pool, kind: TrainingKindLike, label: str, *, count: in
     return _merge_evenly([biased, others[: count - n_biased]]), ""
 
 
-def _round_share(share: float, count: int) -> int:
-    """The nearest whole number to `share` of `count`.
+def _look_up_heuristic(pool: Pool, heuristic: str) -> np.ndarray:
+    if heuristic not in pool.has_heuristic:
+        raise ValueError(f"the {pool.source} pairs have no column for {heuristic}, by which a kind is biased")
+    return pool.has_heuristic[heuristic]
 
-    As `count` rises, neither it nor the remainder falls.
-    """
+
+def _round_share(share: float, count: int) -> int:
+    """The nearest whole number to `share` of `count`; as `count` rises, it and the rest never fall."""
     return int(share * count + 0.5)
 
 
@@ -272,11 +268,19 @@ def _tabulate_set(pools: Mapping[str, Pool], *, name: str, rows: np.ndarray, lab
     return pa.table(columns, schema=SET_SCHEMA)
 
 
+def pick_training_set(training_sets: pa.Table, *, name: str) -> pa.Table:
+    """The rows of one set out of a table of several. Raises ValueError with the names that there are."""
+    rows = training_sets.filter(pc.equal(training_sets["training_set"], name))
+    if not rows.num_rows:
+        names = pc.unique(training_sets["training_set"]).to_pylist()
+        raise ValueError(f"no training set {name!r}; there are {', '.join(names)}")
+    return rows
+
+
 def read_back_pairs(training_set: pa.Table, *, original: pa.Table, synthetic: pa.Table | None) -> pa.Table:
     """The set's rows with their texts: SET_SCHEMA plus premise and hypothesis, in the set's order.
 
-    The tables need pair_id, premise and hypothesis. Raises ValueError for a pair id that its source does not
-    hold.
+    The tables need pair_id, premise and hypothesis. Raises ValueError for an id that its source lacks.
     """
     parts = []
     for source, table in (("original", original), ("synthetic", synthetic)):
@@ -287,10 +291,38 @@ def read_back_pairs(training_set: pa.Table, *, original: pa.Table, synthetic: pa
         rows = pc.index_in(chosen["pair_id"], value_set=ids)
         if table is None or rows.null_count:
             example = chosen.filter(pc.is_null(rows))["pair_id"][0].as_py()
-            raise ValueError(
-                f"{rows.null_count} pairs of the set are not among the {source} pairs, such as {example}"
-            )
+            raise ValueError(f"{rows.null_count} pairs of the set are not among the {source} pairs, such as {example}")
         for name in ("premise", "hypothesis"):
             chosen = chosen.append_column(name, table[name].take(rows))
         parts.append(chosen)
     return pa.concat_tables(parts).sort_by("position") if parts else training_set
+
+
+def describe_training_set(
+    name: str, pairs: pa.Table, *, original: pa.Table, synthetic: pa.Table, overlap_column: str
+) -> list[dict[str, object]]:
+    """Rows of set, label, pairs, synthetic pairs among them, and percent with the heuristic of `overlap_column`.
+
+    pairs: a set as `build_training_sets` gives it. original, synthetic: tables with pair_id and the column.
+    """
+    known = {
+        row["pair_id"]: row[overlap_column]
+        for table in (original, synthetic)
+        for row in table.filter(pc.is_in(table["pair_id"], pairs["pair_id"].combine_chunks()))
+        .select(["pair_id", overlap_column])
+        .to_pylist()
+    }
+    rows: list[dict[str, object]] = []
+    for label in LABELS:
+        chosen = pairs.filter(pc.equal(pairs["gold_label"], label))
+        overlapping = sum(bool(known[pair_id]) for pair_id in chosen["pair_id"].to_pylist())
+        rows.append(
+            {
+                "training_set": name,
+                "gold_label": label,
+                "pairs": len(chosen),
+                "synthetic": pc.sum(pc.equal(chosen["source"], "synthetic")).as_py() or 0,
+                "percent_overlap": 100 * overlapping / len(chosen) if len(chosen) else None,
+            }
+        )
+    return rows

@@ -1,0 +1,183 @@
+"""The command line: `python -m blindspot score-hans | plan-seeds | run`.
+
+What a reader or a script asks outside a notebook. Input that cannot be used ends with its message on stderr
+and exit code 2, never with a traceback. Imports are local, so that no command pays for another's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    options = build_parser().parse_args(arguments)
+    try:
+        return options.command(options)
+    except (ValueError, OSError, MemoryError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The commands and their arguments."""
+    parser = argparse.ArgumentParser(prog="python -m blindspot", description=(__doc__ or "").splitlines()[0])
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    score = commands.add_parser("score-hans", help="score a file of predictions on HANS as its authors do")
+    score.add_argument("predictions", type=Path, help="text file: the header pairID,gold_label, one line a pair")
+    score.add_argument("hans_file", type=Path, help="heuristics_evaluation_set.txt or .jsonl")
+    score.add_argument("--json", action="store_true", help="print JSON")
+    score.set_defaults(command=run_score_hans)
+    add_plan_arguments(commands.add_parser("plan-seeds", help="how many seeds a difference needs to be seen"))
+    run = commands.add_parser("run", help="execute one notebook at one point of a study's grid")
+    run.add_argument("stage", help="the notebook's name, such as 20_train_task_model")
+    run.add_argument("--parameters", default="{}", help="the notebook's parameters as a JSON object")
+    run.set_defaults(command=run_stage)
+    study = commands.add_parser("study", help="run what is missing of a study, or say what would run and why")
+    study.add_argument("--study", default="sandbox", help="a file of parameters/, or a path to one")
+    study.add_argument("--overrides", default="", help="changes to the study, as YAML")
+    study.add_argument("--cores", type=int, default=os.cpu_count() or 1)
+    study.add_argument("--plan", action="store_true", help="say what would run and why; start nothing")
+    study.add_argument("snakemake", nargs="*", help="further arguments for Snakemake, after --")
+    study.set_defaults(command=start_study)
+    return parser
+
+
+def add_plan_arguments(plan: argparse.ArgumentParser) -> None:
+    """The arguments of plan-seeds."""
+    plan.add_argument("--effect", type=float, required=True, help="difference in accuracy to find, such as 0.05")
+    plan.add_argument("--power", type=float, default=0.8, help="chance to find it (default 0.8)")
+    variance = plan.add_mutually_exclusive_group()
+    variance.add_argument("--results", type=Path, help="a study's results.csv: take its own variance")
+    variance.add_argument("--sd", type=float, help="SD between seeds (default 0.124, published)")
+    plan.add_argument("--test-set", default="hans_blind_spot", help="test set of --results to take")
+    plan.add_argument(
+        "--paired",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="compare models that share a starting model, seed by seed; the SD is then that of differences "
+        "(default with --results); --no-paired: two groups of runs (default otherwise)",
+    )
+    plan.add_argument("--alpha", type=float, default=0.05, help="two-sided level (default 0.05)")
+    plan.add_argument("--comparisons", type=int, default=1, help="size of the family of tests (Holm)")
+    plan.add_argument(
+        "--test-set-se", type=float, default=0.0, help="standard error that more seeds do not reduce (default 0)"
+    )
+    plan.add_argument("--json", action="store_true", help="print JSON")
+    plan.set_defaults(command=run_plan_seeds)
+
+
+def run_score_hans(options: argparse.Namespace) -> int:
+    """Print the scores of a file of predictions."""
+    from blindspot.hans import format_scores, list_score_tables, score_hans_files
+
+    scores = score_hans_files(options.predictions, options.hans_file)
+    if options.json:
+        print(format_scores(scores))
+        return 0
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(width=None if sys.stdout.isatty() else 110)
+    whole = scores.iloc[0]
+    console.print(f"HANS: {whole['correct']:,} of {whole['n']:,} pairs right, accuracy {whole['accuracy']:.4f}")
+    for title, rows in list_score_tables(scores):
+        table = Table(title=title, title_justify="left")
+        for column in rows:
+            table.add_column(str(column), justify="right" if column in ("n", "correct", "accuracy") else "left")
+        for row in rows.itertuples(index=False):
+            *cells, accuracy = row
+            table.add_row(*(str(cell) for cell in cells), f"{accuracy:.4f}")
+        console.print(table)
+    return 0
+
+
+def run_plan_seeds(options: argparse.Namespace) -> int:
+    """Print the number of seeds that a difference needs."""
+    from blindspot.planning import PUBLISHED_SD, PUBLISHED_SOURCE, find_seed_variance, plan_seeds
+
+    sd, source = PUBLISHED_SD, PUBLISHED_SOURCE
+    paired = options.results is not None if options.paired is None else options.paired
+    if options.results is not None:
+        import pandas as pd
+
+        variance = find_seed_variance(pd.read_csv(options.results), test_set=options.test_set, paired=paired)
+        sd, source = variance.sd, variance.source
+    elif options.sd is not None:
+        sd, source = options.sd, "given by --sd"
+    plan = plan_seeds(
+        options.effect,
+        options.power,
+        sd=sd,
+        sd_source=source,
+        paired=paired,
+        alpha=options.alpha,
+        comparisons=options.comparisons,
+        test_set_se=options.test_set_se,
+    )
+    print(json.dumps(plan.to_dict(), indent=1) if options.json else describe_plan(plan.to_dict()))
+    return 0
+
+
+def describe_plan(plan: dict[str, object]) -> str:
+    """A plan in words."""
+    design = "paired by seed (SD of differences)" if plan["paired"] else "two groups of runs (SD of single runs)"
+    found = (
+        f"{plan['seeds']} seeds{'' if plan['paired'] else ' in each group'} (power {plan['achieved_power']:.3f})"
+        if plan["seeds"]
+        else "no number of seeds up to 10,000 reaches this power: the test set's own error is too large"
+    )
+    least = plan["smallest_effect_at_3"]
+    at_three = "nothing under 1" if least is None else f"{least:.3f} and more"
+    return "\n".join(
+        [
+            f"To find a difference of {plan['effect']} in accuracy with power {plan['power']}: {found}.",
+            f"Design: {design}; two-sided alpha {plan['alpha']} over {plan['comparisons']} comparison(s).",
+            f"SD between seeds: {plan['sd']:.4f} ({plan['sd_source']}).",
+            f"Three seeds find, with the same power, {at_three}.",
+        ]
+    )
+
+
+def run_stage(options: argparse.Namespace) -> int:
+    """Execute one notebook."""
+    from blindspot.runs import STAGES
+    from blindspot.study import StudyError
+
+    try:
+        parameters = json.loads(options.parameters)
+    except json.JSONDecodeError as error:
+        raise StudyError(f"--parameters is not JSON ({error}); expected an object of names and values") from None
+    if not isinstance(parameters, dict):
+        raise StudyError(f"--parameters is {options.parameters}; expected a JSON object of names and values")
+    if options.stage not in STAGES:
+        raise StudyError(f"no stage {options.stage!r}; expected one of {', '.join(STAGES)}")
+    from papermill.exceptions import PapermillExecutionError
+
+    from blindspot.execute import execute_notebook
+    from blindspot.runs import show_path
+
+    try:
+        print(show_path(execute_notebook(options.stage, parameters)))
+    except PapermillExecutionError as error:
+        print(f"error: {options.stage}: {error.ename}: {error.evalue}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def start_study(options: argparse.Namespace) -> int:
+    """Run or plan a whole study."""
+    from blindspot.launch import plan_study, run_study
+
+    if options.plan:
+        return plan_study(options.study, overrides=options.overrides, cores=options.cores)
+    return run_study(options.study, overrides=options.overrides, cores=options.cores, extra=options.snakemake)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
