@@ -14,11 +14,10 @@ import sys
 from pathlib import Path
 
 import numpy as np
-
 from blindspot.cells import Cells
 from blindspot.claims import decide_claims, find_trends
-from blindspot.planning import plan_seeds
-from blindspot.simulated_grids import Variation, draw_outcomes, list_cells, simulate_grid
+from blindspot.planning import find_seed_variance, plan_seeds
+from blindspot.simulated_grids import Variation, draw_outcomes, list_cells, simulate_grid, tabulate_results
 from blindspot.statistics import bootstrap_means, estimate_difference, group_examples
 
 # name: (variation, templates or None for independent examples, pairs per template or in all, strata)
@@ -94,13 +93,26 @@ def find_trend_anywhere(grid: Cells) -> bool:
     return bool(find_trends(grid)["verdict"].eq("supported").any())
 
 
-def plan_for_trend(variation: Variation, *, templates: int = 60) -> int:
-    """The planner's number of seeds for a fall of 0.15 at one of six starts, from the simulation's own variance."""
-    runs = 2 * (variation.run**2 + variation.interaction**2 / templates)
-    blur = 2 * variation.cell**2 / templates
-    plan = plan_seeds(-FALL, 0.8, sd=float(np.sqrt(runs)), paired=True, comparisons=6, test_set_se=float(np.sqrt(blur)))
-    assert plan.seeds is not None
-    return plan.seeds
+def plan_for_trend(variation: Variation, *, seed: int, templates: int = 60) -> int:
+    """The planner's seeds for a fall of 0.15 with a rise of 0.05 at one of six starts, from a pilot of 3 seeds.
+
+    The trend takes both, so each is planned with power 0.9 to have them together with 0.8; the pilot is a grid
+    without effects, and its variance is read from its results as `plan-seeds --results` does.
+    """
+    results = tabulate_results(simulate_grid(cells=list_cells(), effects={}, seeds=3, seed=seed, variation=variation))
+    blurs = {"hans": (2 * variation.cell**2 / templates) ** 0.5, "matched": 0.0}
+    plans = [
+        plan_seeds(
+            effect,
+            0.9,
+            sd=find_seed_variance(results, test_set=test_set).sd,
+            paired=True,
+            comparisons=6,
+            test_set_se=blurs[test_set],
+        ).seeds
+        for test_set, effect in (("hans", -FALL), ("matched", RISE))
+    ]
+    return max(number for number in plans if number is not None)
 
 
 def measure_found_trends(*, studies: int, seed: int, variation: Variation) -> dict[str, float]:
@@ -108,7 +120,7 @@ def measure_found_trends(*, studies: int, seed: int, variation: Variation) -> di
     cells = list_cells()
     planted = [cell for cell in cells if cell[0] == TURNING_START and cell[1] == "synthetic"]
     effects = {"hans": dict.fromkeys(planted, FALL), "matched": dict.fromkeys(planted, RISE)}
-    seeds = plan_for_trend(variation)
+    seeds = plan_for_trend(variation, seed=seed)
     found, elsewhere = [], []
     for number in range(studies):
         grid = simulate_grid(cells=cells, effects=effects, seeds=seeds, seed=seed + number, variation=variation)

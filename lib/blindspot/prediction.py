@@ -21,7 +21,7 @@ from blindspot.data import LABELS
 from blindspot.models import HEAD, Adapter, Base, load_adapter, merged
 from blindspot.prompts import build_task_prompts
 from blindspot.study import Lora
-from blindspot.training import tokenize
+from blindspot.training import shared_prefix, tokenize
 
 
 def tokenize_pairs(base: Base, pairs: pa.Table) -> list[np.ndarray]:
@@ -143,16 +143,6 @@ def tabulate_predictions(
         **{f"logit_{label}": logits[:, column] for column, label in enumerate(LABELS)},
     }
     return pa.table(columns)
-
-
-def shared_prefix(token_ids: list[np.ndarray]) -> int:
-    """Number of tokens that all rows start with; at least one token of each row is left out of it."""
-    if not token_ids:
-        return 0
-    length = min(len(ids) for ids in token_ids) - 1
-    block = np.stack([ids[:length] for ids in token_ids])
-    differs = np.flatnonzero((block != block[0]).any(axis=0))
-    return int(differs[0]) if len(differs) else length
 
 
 def compute_prefix(base: Base, ids: np.ndarray) -> list[tuple[Tensor, Tensor]]:

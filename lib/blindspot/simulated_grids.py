@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
 from blindspot.cells import Cell, Cells
 from blindspot.statistics import Examples, group_examples
@@ -122,3 +123,15 @@ def draw_outcomes(
         chances = chances[:, :, :1]
     chances = (chances + draw(variation.example, len(template))).astype(np.float32)
     return generator.random((cells, seeds, len(template)), dtype=np.float32) < chances
+
+
+def tabulate_results(cells: Cells) -> pd.DataFrame:
+    """A grid's accuracies in the columns of `results.csv`."""
+    rows = [
+        (*cell, seed, test_set, right.mean(), right.size, f"{'-'.join(map(str, cell))}-{seed}")
+        for test_set, table in cells.tables.items()
+        for cell, (seeds, outcomes) in table.items()
+        for seed, right in zip(seeds, outcomes, strict=True)
+    ]
+    names = ["starting_size", "training_kind", "training_size", "seed", "test_set", "accuracy", "n", "model"]
+    return pd.DataFrame(rows, columns=names)

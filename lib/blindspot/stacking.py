@@ -12,6 +12,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from transformers import DynamicCache
 
 from blindspot.models import HEAD, PREFIX, SAVED_MODULES, Adapter, Base, list_targets
 from blindspot.study import Lora
@@ -94,16 +95,38 @@ class Stack(nn.Module):
         for layer in self.layers.values():
             layer.streams, layer.shapes = streams, shapes  # type: ignore[assignment]
 
-    def hidden_states(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
-        """Last hidden states [K*rows, length, hidden] of token ids [K*rows, length]."""
+    def hidden_states(
+        self, input_ids: Tensor, *, attention_mask: Tensor | None = None, prefix: Tensor | None = None
+    ) -> Tensor:
+        """Last hidden states [K*rows, length, hidden] of token ids [K*rows, length].
+
+        prefix: token ids [tokens] that stand before every row; its states are computed once a run, not once a row.
+        """
+        cache = None
+        if prefix is not None and len(prefix):
+            cache = self.prefix_states(prefix, rows=len(input_ids) // self.size)
+        return self.base.model.model(
+            inputs_embeds=self.embed(input_ids),
+            attention_mask=attention_mask,
+            past_key_values=cache,
+            use_cache=cache is not None,
+        )[0]
+
+    def prefix_states(self, prefix: Tensor, *, rows: int) -> DynamicCache:
+        """Keys and values of a prefix under each run's adapter, repeated for the rows of the run; gradients flow."""
+        inputs = self.embed(prefix.expand(self.size, -1))
+        layers = self.base.model.model(inputs_embeds=inputs, use_cache=True).past_key_values.layers
+        return DynamicCache([tuple(x.repeat_interleave(rows, dim=0) for x in (la.keys, la.values)) for la in layers])
+
+    def embed(self, input_ids: Tensor) -> Tensor:
+        """Input embeddings [K*rows, length, hidden] of token ids [K*rows, length], of each run's own table if trained."""
         if "embed_tokens" not in self.saved:
             inputs = self.base.model.model.embed_tokens(input_ids)
         else:
             table = self.saved["embed_tokens"]
             runs = torch.arange(self.size, device=input_ids.device).repeat_interleave(len(input_ids) // self.size)
             inputs = nn.functional.embedding(input_ids + runs[:, None] * table.shape[1], table.flatten(0, 1))
-        inputs = inputs.to(self.base.model.dtype)
-        return self.base.model.model(inputs_embeds=inputs, attention_mask=attention_mask, use_cache=False)[0]
+        return inputs.to(self.base.model.dtype)
 
     def label_logits(self, pooled: Tensor) -> Tensor:
         """Logits [K, rows, 3] in fp32 of pooled hidden states [K*rows, hidden]."""

@@ -3,9 +3,10 @@
 An accuracy here is a mean over crossed samples: seeds (another seed trains another model) and examples
 (another draw of the test set has other pairs; HANS's pairs come from templates, so whole templates are drawn).
 A hierarchical bootstrap that redraws both levels shows where the variance comes from, but with three seeds it
-is no interval: its draws never leave the three values, so its percentiles cover the truth 75 % of the time at
-best, and its variance counts the seed x template interaction three times (Owen 2007, "The pigeonhole
-bootstrap"). So the interval is what such a bootstrap becomes once both biases are taken out in closed form:
+is no interval: its draws never leave the range of the three values, so where seeds dominate its percentiles
+hold the truth 75 % of the time at best, and its variance counts the seed x template interaction three times
+(Owen 2007, "The pigeonhole bootstrap"). So the interval is what such a bootstrap becomes once both biases are
+taken out in closed form:
 
     variance = between seeds + (between clusters - interaction), interval = mean +- t x sqrt(variance)
 

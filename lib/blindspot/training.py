@@ -174,6 +174,9 @@ def train_adapters(
     for run, plan in zip(runs, plans, strict=True):
         run.order = [index for batch in plan for index in batch]
     streams = [DropoutStream(run.seed + 1, lora.lora_dropout) for run in runs]
+    # Without dropout all rows of a run have the same states in the prompt's fixed start: compute them once a step.
+    is_shared = task == "classification" and pooling == "last_token" and not lora.lora_dropout
+    prefix = shared_prefix([ids for run in runs for ids in run.token_ids]) if is_shared else 0
     finished: dict[int, Adapter] = {}
     active, adapters, optimizer = list(range(len(runs))), [run.adapter for run in runs], None
     longest, step, seen = max(map(len, plans)), 0, 0
@@ -192,6 +195,7 @@ def train_adapters(
                     [streams[run] for run in active] if lora.lora_dropout else [],
                     task=task,
                     pooling=pooling,
+                    prefix=prefix,
                 )
                 optimizer.clip()
                 rates = [learning_rate_at(step, len(plans[run]), settings) for run in active]
@@ -205,6 +209,16 @@ def train_adapters(
         kept = [i for i, run in enumerate(active) if len(plans[run]) > step]
         active, adapters = [active[i] for i in kept], [adapters[i] for i in kept]
     return [finished[run] for run in range(len(runs))]
+
+
+def shared_prefix(token_ids: list[np.ndarray]) -> int:
+    """Number of tokens that all rows start with; at least one token of each row is left out of it."""
+    if not token_ids:
+        return 0
+    length = min(len(ids) for ids in token_ids) - 1
+    block = np.stack([ids[:length] for ids in token_ids])
+    differs = np.flatnonzero((block != block[0]).any(axis=0))
+    return int(differs[0]) if len(differs) else length
 
 
 def train_in_stacks(base: Base, runs: list[TrainingRun], *, max_stacked: int, **options: Any) -> list[Adapter]:
@@ -222,25 +236,30 @@ def backward(
     *,
     task: Task,
     pooling: Pooling,
+    prefix: int,
 ) -> float:
-    """Forward and backward pass of one step of every run; returns the mean of the runs' losses and records each."""
+    """Forward and backward pass of one step of every run; returns the mean of the runs' losses and records each.
+
+    prefix: number of tokens that every row of every run starts with and that are computed once a run; 0 for none.
+    """
     base = stack.base
     rows = max(len(batch) for _, batch in batches)
-    lengths = [max(len(run.token_ids[i]) for i in batch) for run, batch in batches]
+    lengths = [max(len(run.token_ids[i]) for i in batch) - prefix for run, batch in batches]
     input_ids = torch.full((len(batches), rows, max(lengths)), base.pad_token_id, dtype=torch.int64)
     ends = torch.zeros(len(batches), rows, dtype=torch.int64)
-    real = torch.zeros(len(batches), rows, dtype=torch.bool)
     for k, (run, batch) in enumerate(batches):
         for row, index in enumerate(batch):
-            ids = run.token_ids[index]
+            ids = run.token_ids[index][prefix:]
             input_ids[k, row, : len(ids)] = torch.from_numpy(ids)
-            ends[k, row], real[k, row] = len(ids), True
+            ends[k, row] = len(ids)
     stack.set_dropout(streams, [(len(batch), length) for (_, batch), length in zip(batches, lengths, strict=True)])
     mask = torch.arange(max(lengths)) < ends[..., None]
     needs_mask = task == "classification" and pooling == "as_published"
     with torch.autocast(base.device.type, torch.bfloat16, enabled=base.model.dtype == torch.bfloat16):
         hidden = stack.hidden_states(
-            input_ids.flatten(0, 1).to(base.device), mask.flatten(0, 1).long().to(base.device) if needs_mask else None
+            input_ids.flatten(0, 1).to(base.device),
+            attention_mask=mask.flatten(0, 1).long().to(base.device) if needs_mask else None,
+            prefix=torch.from_numpy(batches[0][0].token_ids[0][:prefix]).to(base.device),
         )
         if task == "classification":
             losses = classification_losses(stack, hidden, batches, ends, lengths, pooling)
