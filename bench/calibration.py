@@ -73,18 +73,20 @@ def measure_coverage(
     return result | ({"percentile_bootstrap_coverage": float(np.mean(plain))} if plain else {})
 
 
-def measure_false_trends(*, studies: int, seeds: int, seed: int) -> dict[str, float]:
+def measure_false_trends(*, studies: int, seeds: int, seed: int, rise: float = 0.0) -> dict[str, float]:
     """Share of studies without any effect in which the ledger says that HANS falls while matched rises.
 
     `trend`: at any start, by Holm over the starts; `claim_4`: the paper's claim as a whole is supported;
-    `any_wrong`: any claim that is false here (1, 4, 5, 6, 7) is supported.
+    `any_wrong`: any claim about HANS that is false here (4, 5, 6, 7) is supported. With a `rise`, all further
+    training truly raises matched accuracy, so that the trend hangs on HANS alone: the harder case.
     """
     cells = list_cells()
+    effects = {"matched": {cell: rise for cell in cells if cell[1] != "none"}}
     found = np.zeros((studies, 3))
     for number in range(studies):
-        grid = simulate_grid(cells=cells, effects={}, seeds=seeds, seed=seed + number)
+        grid = simulate_grid(cells=cells, effects=effects, seeds=seeds, seed=seed + number)
         verdicts = decide_claims(grid).set_index("claim")["verdict"].eq("supported")
-        found[number] = find_trend_anywhere(grid), verdicts[4], verdicts[[1, 4, 5, 6, 7]].any()
+        found[number] = find_trend_anywhere(grid), verdicts[4], verdicts[[4, 5, 6, 7]].any()
     return dict(zip(("trend", "claim_4", "any_wrong"), found.mean(axis=0).tolist(), strict=True))
 
 
@@ -156,10 +158,11 @@ def main() -> int:
             failures += [f"coverage, {name}, {seeds} seeds"] if fails else []
             figures[f"coverage, {name}, {seeds} seeds"] = result | {"bounded": bound}
             print(f"{name}, {seeds} seeds: {result}{' OUT OF BOUNDS' if fails else ''}", flush=True)
-    false = measure_false_trends(studies=options.studies, seeds=3, seed=10_000)
-    figures["no effect"] = false
-    failures += ["no effect"] if max(false["trend"], false["claim_4"]) > 0.05 else []
-    print(f"no effect, 3 seeds, {options.studies} studies: supported in {false}", flush=True)
+    for name, rise, seeds in (("no effect", 0.0, 3), ("matched rises, HANS does not fall", 0.1, 8)):
+        false = measure_false_trends(studies=options.studies, seeds=seeds, seed=10_000, rise=rise)
+        figures[name] = false
+        failures += [name] if max(false["trend"], false["claim_4"]) > 0.05 else []
+        print(f"{name}, {seeds} seeds, {options.studies} studies: supported in {false}", flush=True)
     for run_sd in (0.03, 0.06):
         power = measure_found_trends(studies=options.studies, seed=50_000, variation=Variation(run=run_sd))
         figures[f"planted fall, run SD {run_sd}"] = power

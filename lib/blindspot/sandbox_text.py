@@ -7,11 +7,12 @@ next one relates to it, as discourse does. It holds no labels, no templates, and
 
 from __future__ import annotations
 
+from functools import lru_cache
 from random import Random
 
 from blindspot import sandbox_words as world
 from blindspot.sandbox_grammar import Sentence, write_sentence
-from blindspot.sandbox_pairs import draft_hypothesis
+from blindspot.sandbox_pairs import SPACED_PERIOD_SHARE, draft_hypothesis
 from blindspot.sandbox_premises import draw_premise
 from blindspot.sandbox_truth import judge_sentences
 
@@ -29,34 +30,44 @@ REPEATS = ("Again:", "Once more:", "They repeat:")
 GENRES = tuple(world.GENRE_KINDS)
 
 
-def write_document(rng: Random) -> str:
-    """One short document of a kind drawn at random."""
-    writers = (_write_relations, _write_talk, _write_repeats, _write_word_list, _write_definitions)
-    return rng.choices(writers, (0.55, 0.2, 0.08, 0.1, 0.07))[0](rng)
+Part = tuple[str, float]
+SEED_WEIGHT, REPLY_WEIGHT = 0.15, 6.0
 
 
-def _write_relations(rng: Random) -> str:
-    premise = draw_premise(rng, rng.choice(GENRES))
-    period = " ." if rng.random() < 0.35 else "."
-    parts = [write_sentence(premise, period=period)]
-    for _ in range(3):
-        relation = rng.choice(tuple(CONNECTIVES))
+def write_document(rng: Random) -> list[Part]:
+    """One short document of a kind drawn at random, as (text, weight of its tokens in the loss) parts.
+
+    A first sentence can hardly be guessed, what follows from it can, and how someone replies to a claim is one token
+    in ten: the weights even that out.
+    """
+    writers = (_write_relations, _write_talk, _write_repeats, _write_definitions, write_word_list)
+    return rng.choices(writers, (0.37, 0.4, 0.07, 0.09, 0.07))[0](rng)
+
+
+def _write_relations(rng: Random) -> list[Part]:
+    premise, period = draw_premise(rng, rng.choice(GENRES)), _draw_period(rng)
+    parts = [(write_sentence(premise, period=period), SEED_WEIGHT)]
+    for relation in rng.choices(tuple(CONNECTIVES), k=3):
         found = _draw_related(rng, premise, relation)
         if found:
-            parts += [rng.choice(CONNECTIVES[relation]), write_sentence(found, period=period)]
-    return " ".join(parts)
+            parts.append((rng.choice(CONNECTIVES[relation]), SEED_WEIGHT))
+            parts.append((write_sentence(found, period=period), 1.0))
+    return parts
 
 
-def _write_talk(rng: Random) -> str:
-    premise = draw_premise(rng, rng.choice(GENRES))
-    period = " ." if rng.random() < 0.35 else "."
-    parts = [write_sentence(premise, period=period)]
-    for _ in range(2):
-        relation = rng.choice(tuple(REPLIES))
+def _write_talk(rng: Random) -> list[Part]:
+    premise, period = draw_premise(rng, rng.choice(GENRES)), _draw_period(rng)
+    parts = [(write_sentence(premise, period=period), SEED_WEIGHT)]
+    for relation in rng.choices(tuple(REPLIES), k=2):
         found = _draw_related(rng, premise, relation)
         if found:
-            parts += [write_sentence(found, period=period), rng.choice(REPLIES[relation])]
-    return " ".join(parts)
+            parts.append((write_sentence(found, period=period), SEED_WEIGHT))
+            parts.append((rng.choice(REPLIES[relation]), REPLY_WEIGHT))
+    return parts
+
+
+def _draw_period(rng: Random) -> str:
+    return " ." if rng.random() < SPACED_PERIOD_SHARE else "."
 
 
 def _draw_related(rng: Random, premise: Sentence, relation: str) -> Sentence | None:
@@ -67,17 +78,18 @@ def _draw_related(rng: Random, premise: Sentence, relation: str) -> Sentence | N
     return None
 
 
-def _write_repeats(rng: Random) -> str:
-    text = write_sentence(draw_premise(rng, rng.choice(GENRES)))
-    return f"{text} {rng.choice(REPEATS)} {text}"
+def _write_repeats(rng: Random) -> list[Part]:
+    text = write_sentence(draw_premise(rng, rng.choice(GENRES)), period=_draw_period(rng))
+    return [(text, SEED_WEIGHT), (rng.choice(REPEATS), SEED_WEIGHT), (text, 1.0)]
 
 
-def _write_word_list(rng: Random) -> str:
-    words = rng.choices(list_words(), k=rng.randint(4, 16))
-    return " ".join([*words, ";", *words, "."])
+def write_word_list(rng: Random) -> list[Part]:
+    """A list of words, and the same list again."""
+    text = " ".join(rng.choices(list_words(), k=rng.randint(5, 20)))
+    return [(text + " ;", 0.0), (text + " .", 1.0)]
 
 
-def _write_definitions(rng: Random) -> str:
+def _write_definitions(rng: Random) -> list[Part]:
     lines = []
     for _ in range(4):
         kind = rng.choice(("parent", "synonym", "opposite", "plural"))
@@ -93,10 +105,11 @@ def _write_definitions(rng: Random) -> str:
         word = rng.choice(tuple(table))
         verb = {"parent": "is a kind of", "synonym": "is the same as", "opposite": "is the opposite of"}[kind]
         lines.append(f"{word} {verb} {table[word]} .")
-    return " ".join(lines)
+    return [(" ".join(lines), 1.0)]
 
 
-def list_words() -> list[str]:
+@lru_cache(maxsize=1)
+def list_words() -> tuple[str, ...]:
     """Every word of the language, in lower case, sorted."""
     nouns = [form for noun in (*world.PERSON_NOUNS, *world.THING_NOUNS) for form in (noun, world.pluralize(noun))]
     verbs = [form for verb in world.VERBS for form in (verb, *world.inflect_verb(verb))]
@@ -105,4 +118,4 @@ def list_words() -> list[str]:
     adverbs = (*world.CERTAIN_ADVERBS, *world.DOUBTFUL_ADVERBS)
     frames = (*world.FACT_CONJUNCTIONS, *world.DOUBT_CONJUNCTIONS)
     plain = (*world.COUNTS, *world.ADJECTIVES, *world.MANNERS, *adverbs, *frames, *small, *nouns, *verbs)
-    return sorted({word for phrase in (*plain, *phrases) for word in phrase.split()})
+    return tuple(sorted({word for phrase in (*plain, *phrases) for word in phrase.split()}))
