@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+
 from blindspot.cells import Cells
 from blindspot.claims import decide_claims, find_trends
 from blindspot.planning import find_seed_variance, plan_seeds

@@ -38,9 +38,10 @@ def shared_data() -> Path:
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a 2-layer Llama of width 32, random but with weights large enough to tell rows apart."""
     import torch
-    from blindspot.prompts import generator_text, task_prompt
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    from blindspot.prompts import generator_text, task_prompt
 
     folder = tmp_path_factory.mktemp("tiny")
     tokenizer = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>"))

@@ -6,6 +6,7 @@ import json
 
 import pyarrow as pa
 import pytest
+
 from blindspot.audit import (
     PAPER_TABLE1,
     add_repeat_columns,

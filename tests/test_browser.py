@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+
 from blindspot.browser import ExampleBrowser
 from blindspot.examples import (
     draw_examples,

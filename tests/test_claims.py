@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+
 from blindspot.audit import PAPER_TABLE1
 from blindspot.cells import Cell, Cells, MissingCell, collect_cells, collect_cells_from_results
 from blindspot.claim_list import CLAIMS

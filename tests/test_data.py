@@ -8,9 +8,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import blindspot.data as data_module
 import pyarrow as pa
 import pytest
+
+import blindspot.data as data_module
 from blindspot.data import (
     HANS_FILES,
     LABELS,

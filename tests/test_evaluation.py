@@ -11,6 +11,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+
 from blindspot.evaluation import (
     LOGIT_COLUMNS,
     PREDICTION_COLUMNS,

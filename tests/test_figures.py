@@ -10,6 +10,9 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+
 from blindspot import figures
 from blindspot.audit import PAPER_TABLE1, build_table1, summarise_acceptance
 from blindspot.data import LABELS
@@ -27,8 +30,6 @@ from blindspot.figures import (
     save_static,
     table1_display,
 )
-from matplotlib.figure import Figure
-from PIL import Image
 
 TEST_SETS = ("matched", "hans", "hans_blind_spot")
 KINDS = ("biased_synthetic", "dose_25", "original", "synthetic")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+
 from blindspot.__main__ import main
 from blindspot.hans import (
     PredictionFileError,

@@ -7,6 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+
 from blindspot.data import HANS_FILES, MULTINLI_FILES
 from blindspot.heuristics import (
     DETECTORS,

@@ -6,6 +6,7 @@ import random
 import re
 
 import pytest
+
 from blindspot.data import LABELS
 from blindspot.prompts import (
     REJECT_REASONS,

@@ -7,6 +7,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
+
 from blindspot import sandbox_words as world
 from blindspot.heuristics import constituent, lexical_overlap, subsequence
 from blindspot.prompts import generator_text, task_prompt
@@ -216,7 +217,8 @@ def test_tokenizer_decodes_to_what_went_in(text: str) -> None:
 def test_words_of_grammar_templates_and_pretraining_text_are_single_tokens() -> None:
     tokenizer, rng = build_tokenizer(), Random(2)
     pair = "The tall doctor slept in the park.", "Two people moved, on Monday ."
-    texts = [task_prompt(*pair), generator_text("neutral", *pair), *(write_document(rng) for _ in range(200))]
+    parts = (part for _ in range(200) for part, _ in write_document(rng))
+    texts = [task_prompt(*pair), generator_text("neutral", *pair), *parts]
     pieces = {piece for text in texts for piece in tokenizer.tokenize(text) if len(piece.strip("▁")) == 1}
     assert pieces <= {"▁a", "▁A", ".", ",", ":", "▁.", "▁,", "▁;"}
     assert len(tokenizer) < 1000

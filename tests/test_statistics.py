@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
+
 from blindspot.__main__ import main
 from blindspot.planning import find_power, find_seed_variance, plan_seeds
 from blindspot.simulated_grids import Variation, draw_outcomes, list_cells, simulate_grid, tabulate_results
@@ -21,7 +23,6 @@ from blindspot.statistics import (
     p_greater,
     p_less,
 )
-from scipy import stats
 
 
 def make_estimate(value: float, se: float, *, df: float = 1e6, sees_seeds: bool = True) -> Estimate:

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import PAIRS
+
 from blindspot.data import LABELS
 from blindspot.models import HEAD, Base, load_adapter, load_base, merged, new_adapter, save_adapter
 from blindspot.prediction import predict_logits, tokenize_pairs
@@ -14,7 +16,6 @@ from blindspot.prompts import generator_text, task_prompt
 from blindspot.stacking import DropoutStream
 from blindspot.study import BaseModelSettings, Lora, Training
 from blindspot.training import TrainingRun, learning_rate_at, tokenize, train_adapters
-from conftest import PAIRS
 
 LORA = Lora(
     r=4,
@@ -115,7 +116,7 @@ def train_with_trainer(
         use_cpu=True,
         remove_unused_columns=False,
     )
-    SameOrder(model=model, args=arguments, train_dataset=rows, data_collator=collate).train()  # type: ignore[arg-type]
+    SameOrder(model=model, args=arguments, train_dataset=rows, data_collator=collate).train()
     model.save_pretrained(str(tmp_path / "end"))
     from safetensors.torch import load_file
 

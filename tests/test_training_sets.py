@@ -8,6 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pyarrow as pa
 import pytest
+
 from blindspot.data import LABELS
 from blindspot.training_sets import (
     SET_SCHEMA,

@@ -161,3 +161,45 @@ def collect_cells_from_results(results: pd.DataFrame) -> Cells:
         tables.setdefault(test_set, {})[_read_cell(point)] = evidence
         examples[test_set] = replace(group_examples(1), count=int(part["n"].max()))
     return Cells(tables, examples)
+
+
+def tabulate_accuracies(cells: Cells) -> pd.DataFrame:
+    """Every cell and test set: accuracy with its 95 % interval, mean over seeds, number of seeds and pairs.
+
+    The columns are those of `results.csv` with low and high, one row a point: figures draw it as it is.
+    """
+    rows = []
+    for test_set, table in cells.tables.items():
+        for cell, (seeds, outcomes) in table.items():
+            estimate = cells.estimate_accuracy(test_set, cell)
+            rows.append(
+                {**_name_point(cell), "test_set": test_set, "accuracy": estimate.value, "low": estimate.low}
+                | {"high": estimate.high, "seeds": len(seeds), "n": outcomes.shape[1], "model": name_cell(cell)}
+            )
+    return pd.DataFrame(rows)
+
+
+def tabulate_differences(cells: Cells) -> pd.DataFrame:
+    """Every further trained cell minus its start, and minus Original at the same size, with 95 % intervals.
+
+    Paired by seed and by example. `sees_seeds` is False with one seed: the interval is then over examples alone.
+    """
+    rows = []
+    for test_set, table in cells.tables.items():
+        for cell in sorted(table):
+            size, kind, training_size = cell
+            others = {"start": (size, START, 0), "original": (size, "original", training_size)}
+            for against, other in others.items():
+                if kind == START or other == cell or other not in table:
+                    continue
+                estimate = cells.estimate_difference(test_set, cell, other)
+                rows.append(
+                    {**_name_point(cell), "test_set": test_set, "against": against, "difference": estimate.value}
+                    | {"low": estimate.low, "high": estimate.high, "seeds": estimate.seeds}
+                    | {"sees_seeds": estimate.sees_seeds}
+                )
+    return pd.DataFrame(rows)
+
+
+def _name_point(cell: Cell) -> dict[str, object]:
+    return dict(zip(("starting_size", "training_kind", "training_size"), cell, strict=True))

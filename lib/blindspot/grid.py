@@ -119,7 +119,7 @@ def expand_study(study: Study) -> list[Job]:
                 seed=seed,
             )
         )
-    add("90_analysis", ["results.csv", "figure1.csv", "table1.csv"], [data, audit, *evaluations])
+    add("90_analysis", ["results.csv", "figure1.csv", "table1.csv", "claims.csv"], [data, audit, *evaluations])
     return jobs
 
 

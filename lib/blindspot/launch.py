@@ -58,7 +58,8 @@ def follow_jobs(console: Console, command: list[str], jobs: dict[str, Job]) -> i
                 done += 1
                 seconds = time.monotonic() - running.pop(match[1])
                 left = f"{total - done - failed} left" + (f", {failed} failed" if failed else "")
-                console.print(f"  {jobs[match[1]].name}  {seconds:.0f} s  [dim]{done} done, {left}[/dim]", highlight=False)
+                name = jobs[match[1]].name
+                console.print(f"  {name}  {seconds:.0f} s  [dim]{done} done, {left}[/dim]", highlight=False)
             elif (match := re.match(r"Error in rule (\w+):", line)) and match[1] in jobs and match[1] in running:
                 failed += 1
                 running.pop(match[1])

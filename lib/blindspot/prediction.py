@@ -126,6 +126,16 @@ def measure_batch_difference(
     return float(np.abs(batched - alone).max())
 
 
+def refuse_batch_difference(difference: float, *, pooling: str, most: float = 1e-4) -> None:
+    """Raise ValueError where a prediction depends on its neighbours in the batch and should not (last_token)."""
+    if pooling == "last_token" and not difference <= most:
+        raise ValueError(
+            f"a logit differs by {difference:.2e} between a row alone and in a batch; expected at most {most:.0e} with "
+            "last_token pooling. The padding is seen by the model (check pad_token_id), or base_model.compute_dtype is "
+            "too coarse: evaluate in float32"
+        )
+
+
 def tabulate_predictions(
     logits: np.ndarray, pairs: pa.Table, *, starting_size: int, training_set: str, seed: int
 ) -> pa.Table:

@@ -248,7 +248,7 @@ def open_run(stage: str, namespace: dict[str, Any]) -> Run:
 
 
 def is_parameter(name: str, value: Any) -> bool:
-    """Whether a name in a notebook's namespace was set as a parameter, not by IPython or an import (constants included)."""
+    """Whether a name in a notebook's namespace was set as a parameter, not by IPython or an import."""
     if name.startswith("_") or name.isupper() or name in ("In", "Out", "exit", "quit"):
         return False
     return isinstance(value, str | int | float | list | tuple | dict | set | types.NoneType)

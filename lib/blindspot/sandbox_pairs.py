@@ -18,7 +18,8 @@ from blindspot.sandbox_truth import judge_pair, judge_sentences
 
 Edit = Callable[[Random, Clause, str], Clause]
 SPACED_PERIOD_SHARE = 0.35
-REPHRASE_RATE = {"entailment": 0.42, "contradiction": 0.3, "neutral": 0.3}
+REPHRASE_RATE = {"entailment": 0.42, "contradiction": 0.15, "neutral": 0.15}
+ASIDE_RATE = {"entailment": 0.35, "contradiction": 0.2, "neutral": 0.45}  # about something other than the main clause
 MAX_WORDS = (16, 11)
 
 
@@ -39,7 +40,7 @@ def draw_pair(rng: Random, *, genre: str, label: str) -> tuple[str, str]:
 
 def draft_hypothesis(rng: Random, premise: Sentence, *, genre: str, label: str) -> Sentence | None:
     """A hypothesis that may have the label; None when the edit does not apply."""
-    seeds = list_seeds(premise) if label == "neutral" or rng.random() < 0.45 else [premise.clause]
+    seeds = list_seeds(premise) if rng.random() < ASIDE_RATE[label] else [premise.clause]
     clause = cut_down(rng, rng.choice(seeds), rate=0.75 if label == "entailment" else 0.6)
     if label != "entailment":
         edits = CONTRADICTION_EDITS if label == "contradiction" else NEUTRAL_EDITS
@@ -251,9 +252,8 @@ def _change_first(clause: Clause, change: Callable[[Phrase], Phrase]) -> Clause:
 
 
 CONTRADICTION_EDITS: tuple[tuple[Edit, float], ...] = (
-    (_deny, 3.0), (_oppose, 3.5), (_move, 2.0), (_retime, 1.5), (_recount, 1.2), (_swap, 2.5),
+    (_deny, 4.0), (_oppose, 3.5), (_move, 2.0), (_retime, 1.0), (_recount, 0.3), (_swap, 2.5),
 )  # fmt: skip
 NEUTRAL_EDITS: tuple[tuple[Edit, float], ...] = (
-    (_leave, 3.0), (_describe, 2.0), (_place_or_time, 2.0), (_act_otherwise, 2.0), (_other_person, 2.0),
-    (_recount, 0.5),
+    (_leave, 3.0), (_describe, 2.0), (_place_or_time, 3.0), (_act_otherwise, 2.0), (_other_person, 1.0),
 )  # fmt: skip

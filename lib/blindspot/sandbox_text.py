@@ -2,20 +2,24 @@
 
 A model that is to rephrase must have learnt to copy, which a few thousand fine-tuning pairs do not teach. So the
 text repeats (word lists, sentences), defines words, and goes on from a sentence with a connective that says how the
-next one relates to it, as discourse does. It holds no labels, no templates, and no HANS-like pairs.
+next one relates to it, or from a claim about it with someone's reply, as discourse does. It holds no labels, none of
+HANS's own pairs, and neither template: their words (never the labels) stand in it alone, in random order.
 """
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 from random import Random
 
 from blindspot import sandbox_words as world
+from blindspot.prompts import GENERATOR_PREFIX, SENTINEL, TASK_PREFIX, TASK_SUFFIX
 from blindspot.sandbox_grammar import Sentence, write_sentence
 from blindspot.sandbox_pairs import SPACED_PERIOD_SHARE, draft_hypothesis
 from blindspot.sandbox_premises import draw_premise
 from blindspot.sandbox_truth import judge_sentences
 
+LABELS = ("entailment", "neutral", "contradiction")
 CONNECTIVES: dict[str, tuple[str, ...]] = {
     "entailment": ("In other words:", "So:", "This means:", "It follows:"),
     "contradiction": ("It is false:", "Wrong:", "This cannot be:", "Impossible:"),
@@ -27,8 +31,13 @@ REPLIES: dict[str, tuple[str, ...]] = {
     "neutral": ("Maybe, who knows.", "Did you see it?"),
 }
 REPEATS = ("Again:", "Once more:", "They repeat:")
+TEMPLATE_WORDS = tuple(
+    sorted(
+        set(re.findall(r"\w+", " ".join((TASK_PREFIX, TASK_SUFFIX, GENERATOR_PREFIX, SENTINEL, "Premise Hypothesis"))))
+        - set(LABELS)
+    )
+)
 GENRES = tuple(world.GENRE_KINDS)
-
 
 Part = tuple[str, float]
 SEED_WEIGHT, REPLY_WEIGHT = 0.15, 6.0
@@ -41,7 +50,21 @@ def write_document(rng: Random) -> list[Part]:
     in ten: the weights even that out.
     """
     writers = (_write_relations, _write_talk, _write_repeats, _write_definitions, write_word_list)
-    return rng.choices(writers, (0.37, 0.4, 0.07, 0.09, 0.07))[0](rng)
+    return _add_preamble(rng, rng.choices(writers, (0.2, 0.6, 0.06, 0.07, 0.07))[0](rng))
+
+
+def _add_preamble(rng: Random, parts: list[Part]) -> list[Part]:
+    if rng.random() < 0.4:
+        return parts
+    words = " ".join(rng.choices(TEMPLATE_WORDS, k=rng.randint(1, 20)))
+    return [(words + ".", 0.0), *parts]
+
+
+def _draw_speakers(rng: Random) -> tuple[str, str]:
+    if rng.random() < 0.4:
+        return "", ""
+    first, second = (word + ": " for word in rng.sample(TEMPLATE_WORDS, 2))
+    return first, second
 
 
 def _write_relations(rng: Random) -> list[Part]:
@@ -57,11 +80,12 @@ def _write_relations(rng: Random) -> list[Part]:
 
 def _write_talk(rng: Random) -> list[Part]:
     premise, period = draw_premise(rng, rng.choice(GENRES)), _draw_period(rng)
-    parts = [(write_sentence(premise, period=period), SEED_WEIGHT)]
-    for relation in rng.choices(tuple(REPLIES), k=2):
+    first, second = _draw_speakers(rng)
+    parts = [(first + write_sentence(premise, period=period), SEED_WEIGHT)]
+    for relation in rng.choices(tuple(REPLIES), k=rng.randint(1, 4)):
         found = _draw_related(rng, premise, relation)
         if found:
-            parts.append((write_sentence(found, period=period), SEED_WEIGHT))
+            parts.append((second + write_sentence(found, period=period), SEED_WEIGHT))
             parts.append((rng.choice(REPLIES[relation]), REPLY_WEIGHT))
     return parts
 
@@ -85,7 +109,7 @@ def _write_repeats(rng: Random) -> list[Part]:
 
 def write_word_list(rng: Random) -> list[Part]:
     """A list of words, and the same list again."""
-    text = " ".join(rng.choices(list_words(), k=rng.randint(5, 20)))
+    text = " ".join(rng.choices((*list_words(), *TEMPLATE_WORDS), k=rng.randint(5, 20)))
     return [(text + " ;", 0.0), (text + " .", 1.0)]
 
 

@@ -56,7 +56,9 @@ OBJECT_OPTIONAL = ("help", "watch", "call", "follow", "visit", "paint", "clean")
 BELIEF_VERBS = ("believe", "fear", "claim", "hope")
 BARE_BELIEF_VERBS = ("believe", "fear")
 KNOWLEDGE_VERBS = ("know", "notice", "remember")
-PERSON_ADJECTIVES = ("happy", "glad", "sad", "tall", "short", "young", "old", "rich", "wealthy", "poor", "calm", "angry")
+PERSON_ADJECTIVES = (
+    "happy", "glad", "sad", "tall", "short", "young", "old", "rich", "wealthy", "poor", "calm", "angry",
+)  # fmt: skip
 THING_ADJECTIVES = ("heavy", "light", "big", "large", "small", "cheap", "expensive")
 ADJECTIVES = (*PERSON_ADJECTIVES, *THING_ADJECTIVES)
 MANNERS = ("slowly", "quickly", "quietly", "loudly")

@@ -32,3 +32,11 @@ def preview(table: pa.Table, *, rows: int, columns: Sequence[str]) -> pd.DataFra
 def read_frame(path: Path) -> pd.DataFrame:
     """A small CSV file as this library wrote it; only an empty cell is missing (`none` and `None` are text)."""
     return pd.read_csv(path, keep_default_na=False, na_values=[""])
+
+
+def show_claims(claims: pd.DataFrame) -> Any:
+    """The claims ledger for a notebook: number, the paper's words, verdict, estimate with interval, reason."""
+    columns = [name for name in claims.columns if name not in ("cells", "quantity")]
+    return claims[columns].style.hide(axis="index").format(precision=3, na_rep="").set_properties(
+        **{"text-align": "left", "white-space": "normal", "vertical-align": "top"}
+    )
