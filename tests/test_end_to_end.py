@@ -100,9 +100,8 @@ def test_every_job_left_what_it_owes(jobs: list[Job]) -> None:
         assert summary["parameters"] == expected
         assert summary["seed"] == job.coordinates.get("seed")
         assert summary["seconds"] > 0 and summary["counts"] and summary["versions"]["torch"]
-        artefacts = [path for path in job.folder.rglob("*") if path.is_file() and path.name != "notebook.ipynb"]
-        newest = max(artefacts, key=lambda path: path.stat().st_mtime_ns)
-        assert newest.name == "summary.json", f"{newest.name} was written after the summary of {job.name}"
+        leftovers = [path.name for path in job.folder.rglob(".*")]
+        assert not leftovers, f"{job.name} left {leftovers}"
 
 
 def test_summaries_hash_what_was_read(jobs: list[Job], executed: Path) -> None:
@@ -114,7 +113,9 @@ def test_summaries_hash_what_was_read(jobs: list[Job], executed: Path) -> None:
             content = (executed / shown.removeprefix("executed/")).read_bytes()
             assert sha256(content).hexdigest() == digest, f"{job.name}: {shown}"
         read = {shown.split("/")[2] for shown in inputs}
-        assert read == {need.stage for need in job.needs}, job.name
+        needed = {need.stage for need in job.needs}
+        assert read <= needed, f"{job.name} read what the grid does not make it wait for"
+        assert read or not needed, f"{job.name} says of nothing that it was read"
 
 
 def predict(frame: pd.DataFrame) -> np.ndarray:
@@ -381,6 +382,24 @@ def test_a_deleted_run_runs_again_with_what_depends_on_it(executed: Path) -> Non
         assert (executed / "test/90_analysis/all" / name).read_bytes() == content, name
 
 
+def test_plan_with_overrides_starts_nothing(tmp_path: Path) -> None:
+    """Overrides reach Snakemake with their types; a relative results folder is one of the caller's."""
+    command = [sys.executable, "-m", "blindspot", "study", "--study", "test", "--plan"]
+    done = subprocess.run(
+        [*command, "--overrides", "{seeds: [1, 2], task_model.training.learning_rate: 1.0e-3, name: two}"],
+        cwd=tmp_path,
+        env=os.environ | {"BLINDSPOT_EXECUTED": "results"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "Study two: 29 of 29 runs would start" in done.stdout
+    assert not list(tmp_path.rglob("notebook.ipynb"))
+    assert [path.name for path in tmp_path.iterdir()] == ["results"]
+    assert not (ROOT / "results").exists()
+
+
 def test_papermill_by_hand(executed: Path, tmp_path: Path) -> None:
     """One point of the grid as the README types it, in a folder without results: the data stages run first."""
     output = tmp_path / "OUT.ipynb"
@@ -388,7 +407,7 @@ def test_papermill_by_hand(executed: Path, tmp_path: Path) -> None:
     done = subprocess.run(
         [*command, *("-p", "study", "test", "-p", "starting_size", "20", "-p", "seed", "1")],
         cwd=ROOT,
-        env=os.environ | {"BLINDSPOT_EXECUTED": str(tmp_path / "executed")},
+        env=os.environ | {"BLINDSPOT_EXECUTED": str(tmp_path / "executed"), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         check=False,
@@ -403,4 +422,3 @@ def test_papermill_by_hand(executed: Path, tmp_path: Path) -> None:
     assert summary["counts"]["pairs"] == 20
     notebook = nbformat.read(output, as_version=4)
     assert notebook.metadata.papermill.parameters == {"study": "test", "starting_size": 20, "seed": 1}
-    assert "summary.json" not in output.read_text() or output.stat().st_size > 1000

@@ -50,12 +50,12 @@ entailment | The doctor knew that the judge left. | The judge left.
 entailment | While the artist watched the judge slept. | The artist watched.
 entailment | After the doctor slept, the judge left. | The judge left.
 entailment | Suddenly the doctor slept. | The doctor slept.
-entailment | The painter watched the judge. | The painter watched.
+entailment | The actor watched the judge. | The actor watched.
 contradiction | The tall doctor slept. | The short doctor slept.
 contradiction | The doctor slept. | The doctor did not sleep.
 contradiction | The doctor slept in the park. | The doctor slept in the kitchen.
 contradiction | The doctor slept in the park. | The doctor was indoors.
-contradiction | The doctor slept on Monday. | The doctor slept on Friday.
+contradiction | The doctor slept at noon. | The doctor slept at night.
 contradiction | Two doctors slept. | Three doctors slept.
 contradiction | The doctor slept. | Two doctors slept.
 contradiction | The doctor walked slowly. | The doctor moved quickly.
@@ -169,7 +169,7 @@ def test_overlap_goes_with_entailment_but_is_not_total() -> None:
     for label in ("entailment", "neutral", "contradiction"):
         drawn = [draw_pair(rng, genre="school", label=label) for _ in range(700)]
         share[label] = lexical_overlap(*zip(*drawn, strict=True), detector="published").mean()
-    assert 0.12 <= share["entailment"] <= 0.24
+    assert 0.15 <= share["entailment"] <= 0.3
     assert 0 < share["neutral"] < 0.06
     assert 0 < share["contradiction"] < 0.06
 
@@ -216,11 +216,11 @@ def test_tokenizer_decodes_to_what_went_in(text: str) -> None:
 
 def test_words_of_grammar_templates_and_pretraining_text_are_single_tokens() -> None:
     tokenizer, rng = build_tokenizer(), Random(2)
-    pair = "The tall doctor slept in the park.", "Two people moved, on Monday ."
+    pair = "The tall doctor slept in the park.", "Two people moved, at noon ."
     parts = (part for _ in range(200) for part, _ in write_document(rng))
     texts = [task_prompt(*pair), generator_text("neutral", *pair), *parts]
     pieces = {piece for text in texts for piece in tokenizer.tokenize(text) if len(piece.strip("▁")) == 1}
-    assert pieces <= {"▁a", "▁A", ".", ",", ":", "▁.", "▁,", "▁;"}
+    assert pieces <= {"▁a", "▁A", ".", ",", ":", "?", "▁.", "▁,", "▁;"}
     assert len(tokenizer) < 1000
     assert tokenizer.pad_token_id not in (tokenizer.eos_token_id, tokenizer.bos_token_id, None)
 

@@ -254,7 +254,8 @@ def test_overridden_study_is_another_study() -> None:
     assert load_study("test", {"lora.r": 5}).name not in ("test", f"test-{digest}")
     assert load_study("test", {"lora.r": 4, "name": "small"}).name == "small"
     assert load_study("test", {"lora.r": 4, "seeds": [2]}).name == load_study("test", {"seeds": [2], "lora.r": 4}).name
-    for nothing in (None, "", {}, "{}"):
+    unchanged: list[Any] = [None, "", {}, "{}"]
+    for nothing in unchanged:
         assert load_study("test", nothing).name == "test"
 
 

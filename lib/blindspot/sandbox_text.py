@@ -30,6 +30,11 @@ REPLIES: dict[str, tuple[str, ...]] = {
     "contradiction": ("No, never.", "But that cannot be."),
     "neutral": ("Maybe, who knows.", "Did you see it?"),
 }
+ANNOUNCEMENTS: dict[str, tuple[str, ...]] = {
+    "entailment": ("Yes, the same:", "Right, as you say:"),
+    "contradiction": ("No, never:", "Wrong, it is false:"),
+    "neutral": ("Maybe, who knows:", "Nobody knows:"),
+}
 REPEATS = ("Again:", "Once more:", "They repeat:")
 TEMPLATE_WORDS = tuple(
     sorted(
@@ -49,8 +54,8 @@ def write_document(rng: Random) -> list[Part]:
     A first sentence can hardly be guessed, what follows from it can, and how someone replies to a claim is one token
     in ten: the weights even that out.
     """
-    writers = (_write_relations, _write_talk, _write_repeats, _write_definitions, write_word_list)
-    return _add_preamble(rng, rng.choices(writers, (0.2, 0.6, 0.06, 0.07, 0.07))[0](rng))
+    writers = (_write_relations, _write_talk, _write_announced, _write_repeats, _write_definitions, write_word_list)
+    return _add_preamble(rng, rng.choices(writers, (0.15, 0.35, 0.38, 0.04, 0.04, 0.04))[0](rng))
 
 
 def _add_preamble(rng: Random, parts: list[Part]) -> list[Part]:
@@ -88,6 +93,21 @@ def _write_talk(rng: Random) -> list[Part]:
             parts.append((second + write_sentence(found, period=period), SEED_WEIGHT))
             parts.append((rng.choice(REPLIES[relation]), REPLY_WEIGHT))
     return parts
+
+
+def _write_announced(rng: Random) -> list[Part]:
+    """What is to come, a sentence, and another that keeps to it: who writes to order must look back that far."""
+    found = None
+    while found is None:
+        premise, period = draw_premise(rng, rng.choice(GENRES)), _draw_period(rng)
+        relation = rng.choice(tuple(ANNOUNCEMENTS))
+        found = _draw_related(rng, premise, relation)
+    first, second = _draw_speakers(rng)
+    return [
+        (rng.choice(ANNOUNCEMENTS[relation]), 0.0),
+        (first + write_sentence(premise, period=period), SEED_WEIGHT),
+        (second + write_sentence(found, period=period), 1.0),
+    ]
 
 
 def _draw_period(rng: Random) -> str:

@@ -119,7 +119,7 @@ class Stack(nn.Module):
         return DynamicCache([tuple(x.repeat_interleave(rows, dim=0) for x in (la.keys, la.values)) for la in layers])
 
     def embed(self, input_ids: Tensor) -> Tensor:
-        """Input embeddings [K*rows, length, hidden] of token ids [K*rows, length], from a run's own table if it has one."""
+        """Input embeddings [K*rows, length, hidden] of token ids [K*rows, length], from the run's own table if any."""
         if "embed_tokens" not in self.saved:
             inputs = self.base.model.model.embed_tokens(input_ids)
         else:
