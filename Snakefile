@@ -9,14 +9,14 @@ outputs. The study's values that matter to a stage are `params`, so that a chang
 import json
 import shlex
 import sys
+from urllib.parse import unquote
 
 from blindspot.grid import expand_study, job_parameters
 from blindspot.launch import rule_name
 from blindspot.study import load_study
 
 STUDY = str(config.get("study", "sandbox"))
-OVERRIDES = config.get("overrides") or ""
-OVERRIDES = OVERRIDES if isinstance(OVERRIDES, str) else json.dumps(OVERRIDES)
+OVERRIDES = unquote(config.get("overrides") or "")  # quoted, since Snakemake reads plain YAML without its types
 JOBS = expand_study(load_study(STUDY, OVERRIDES))
 
 

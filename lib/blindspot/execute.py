@@ -78,7 +78,8 @@ def hide_paths(notebook: Path) -> None:
     text = notebook.read_text(encoding="utf-8")
     for path in dict.fromkeys([str(ROOT), str(ROOT.resolve())]):
         text = text.replace(path + "/", "").replace(path, ".")
-    text = text.replace(str(Path.home()) + "/", "~/").replace(tempfile.gettempdir() + "/", "TMP/")
+    for path, name in ((str(Path.home()), "~/"), (tempfile.gettempdir(), "TMP/")):
+        text = text if path == "/" else text.replace(path + "/", name)
     book = nbformat.reads(text, as_version=4)
     book.metadata.get("papermill", {}).update(output_path=show_path(notebook))
     temporary = notebook.with_suffix(".tmp")

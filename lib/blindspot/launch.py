@@ -8,16 +8,18 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from itertools import takewhile
 from pathlib import Path
+from urllib.parse import quote
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from blindspot.grid import Job, expand_study, free_memory_mb
-from blindspot.runs import STAGES, read_summary, show_path
-from blindspot.study import ROOT, Study, load_study
+from blindspot.grid import Job, expand_study, free_memory_mb, relative_path
+from blindspot.runs import STAGES, read_summary
+from blindspot.study import ROOT, Study, executed_folder, load_study
 
 RESERVED_MB = 1000  # left to the rest of the machine
 
@@ -45,7 +47,9 @@ def follow_jobs(console: Console, command: list[str], jobs: dict[str, Job]) -> i
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
     with (
         Progress(*columns, console=console, transient=True) as bar,
-        subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process,
+        subprocess.Popen(
+            command, cwd=ROOT, env=snakemake_environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        ) as process,
     ):
         task = bar.add_task("", total=None)
         assert process.stdout is not None
@@ -93,15 +97,22 @@ def snakemake_command(study: str, overrides: str, cores: int) -> list[str]:
         f"study={study}",
     ]
     if "BLINDSPOT_EXECUTED" in os.environ:  # a results folder of its own has its own bookkeeping
-        command[3:3] = ["--directory", os.environ["BLINDSPOT_EXECUTED"]]
-    return [*command, f"overrides={overrides}"] if overrides else command
+        command[3:3] = ["--directory", str(executed_folder())]
+    return [*command, f"overrides={quote(overrides, safe='')}"] if overrides else command
+
+
+def snakemake_environment() -> dict[str, str]:
+    """The environment of Snakemake and its jobs, which work in other folders: a results folder has its whole path."""
+    named = "BLINDSPOT_EXECUTED" in os.environ
+    return {**os.environ, **({"BLINDSPOT_EXECUTED": str(executed_folder())} if named else {})}
 
 
 def count_gpus() -> int:
     """GPUs that jobs may use, without importing torch."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
-        return len([device for device in visible.split(",") if device.strip()])
+        devices = [device.strip() for device in visible.split(",")]
+        return len(list(takewhile(lambda device: device and not device.startswith("-"), devices)))
     return len(list(Path("/dev").glob("nvidia[0-9]*")))
 
 
@@ -118,16 +129,16 @@ def check_memory(jobs: list[Job]) -> None:
 def report_end(console: Console, settings: Study, jobs: list[Job], *, failed: bool) -> None:
     """Say where to look: at the results, or at the notebooks of the runs that did not finish."""
     unfinished = [job for job in jobs if not (job.folder / "summary.json").is_file()]
-    if failed:
+    if failed or unfinished:
         console.print(f"[red]{len(unfinished)} run(s) did not finish.[/red] A failed run's notebook shows the error:")
         for job in [job for job in unfinished if (job.folder / "notebook.ipynb").is_file()][:10]:
-            console.print(f"  {show_path(job.folder / 'notebook.ipynb')}", soft_wrap=True)
+            console.print(f"  {relative_path(job.folder / 'notebook.ipynb')}", soft_wrap=True)
         return
     folder = jobs[-1].folder
     seconds = sum(float(read_summary(job.folder)["seconds"]) for job in jobs)
     console.print(f"[green]Done.[/green] {len(jobs)} runs, {seconds / 60:.1f} minutes of work in all. Look at")
     for name in ("notebook.ipynb", "figure1.png", "results.csv", "table1.csv"):
-        console.print(f"  {show_path(folder / name)}", soft_wrap=True)
+        console.print(f"  {relative_path(folder / name)}", soft_wrap=True)
     console.print("`make lab` opens the notebooks in JupyterLab.")
 
 
@@ -138,6 +149,7 @@ def plan_study(study: str, *, overrides: str, cores: int) -> int:
     done = subprocess.run(
         [*snakemake_command(study, overrides, cores), "--dry-run"],
         cwd=ROOT,
+        env=snakemake_environment(),
         check=False,
         capture_output=True,
         text=True,

@@ -109,7 +109,7 @@ def check_round_trip(base: Base, adapter: Adapter, folder: Path, lora: Lora, tok
     before = predict_logits(base, adapter, lora, token_ids, batch_size=len(token_ids))
     after = predict_logits(base, load_adapter(folder), lora, token_ids, batch_size=len(token_ids))
     difference = float(np.abs(before - after).max())
-    if difference > 0:
+    if not difference == 0:  # NaN is no difference of 0 either
         raise ValueError(
             f"{folder.name}: logits differ by {difference:.2e} after the adapter was saved and read back; "
             "expected none. Delete the run's folder and run it again; the disk may be full or faulty"

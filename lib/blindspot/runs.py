@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import math
 import os
 import platform
 import subprocess
@@ -24,7 +25,7 @@ from typing import Any
 import pandas as pd
 from pydantic import TypeAdapter, ValidationError
 
-from blindspot.data import LABELS
+from blindspot.data import HANS_FILES, LABELS, MULTINLI_FILES
 from blindspot.study import ROOT, Study, StudyError, executed_folder, load_study
 
 # Every stage with the coordinates of its runs, in the order in which a study runs them.
@@ -42,6 +43,7 @@ STAGES: dict[str, dict[str, Any]] = {
 }
 # Stages that are deterministic and take minutes at most: a notebook that lacks their output runs them first.
 DATA_STAGES = ("00_build_sandbox", "10_prepare_data")
+OPENED = "_blindspot_opened"  # set in a notebook's namespace by its first open_run
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "pyarrow", "numpy", "pandas", "papermill")
 
 
@@ -136,10 +138,15 @@ class Run:
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
-    def input_folder(self, stage: str, **coordinates: Any) -> Path:
-        """Folder of a finished run that this one reads. Raises FileNotFoundError that says what to run."""
+    def input_folder(self, stage: str, *, needed: str = "summary.json", **coordinates: Any) -> Path:
+        """Folder of a finished run that this one reads. Raises FileNotFoundError that says what to run.
+
+        needed: an artefact that a data stage must have left; where it has not, that stage is run first.
+        """
         folder = run_folder(self.study, stage, **coordinates)
-        if not (folder / "summary.json").is_file() and stage in DATA_STAGES:
+        has_all = (folder / "summary.json").is_file() and (folder / needed).exists()
+        if not has_all and stage in DATA_STAGES:
+            (folder / "summary.json").unlink(missing_ok=True)
             from blindspot.execute import execute_stage
 
             print(f"{stage} has not run for the study {self.study.name!r}: running it first")
@@ -154,7 +161,7 @@ class Run:
 
     def input(self, stage: str, name: str, **coordinates: Any) -> Path:
         """Path of another run's artefact; its sha256 goes into this run's summary."""
-        path = self.input_folder(stage, **coordinates) / name
+        path = self.input_folder(stage, needed=name, **coordinates) / name
         if not path.is_file():
             raise FileNotFoundError(
                 f"{show_path(path)} is missing although its run is done; delete the folder "
@@ -166,9 +173,13 @@ class Run:
     def data_folder(self) -> Path:
         """Folder with the public releases' files: the study's, or what `00_build_sandbox` wrote."""
         if self.study.data.source == "sandbox":
-            return self.input_folder("00_build_sandbox") / "data"
-        folder = Path(str(self.study.data.folder)).expanduser()
-        return folder if folder.is_absolute() else ROOT / folder
+            folder = self.input_folder("00_build_sandbox", needed="data") / "data"
+        else:
+            folder = ROOT / Path(str(self.study.data.folder)).expanduser()
+        for path in (folder / name for name in (*MULTINLI_FILES.values(), *HANS_FILES)):
+            if path.is_file():
+                self.inputs[show_path(path)] = hash_file(path)
+        return folder
 
     def sandbox_model(self) -> Path | None:
         """Folder of the sandbox's pretrained model; None where the study's base model is another."""
@@ -181,8 +192,10 @@ class Run:
         start: dict[str, Any] = {"starting_size": starting_size, "seed": seed}
         if training_set == "none":
             return self.input("20_train_task_model", "adapter/adapter_model.safetensors", **start)
+        whole = run_folder(self.study, "70_augment_task_model", **start)
         alone = run_folder(self.study, "70_augment_task_model", **start, training_sets=[training_set])
-        chosen = [training_set] if (alone / "summary.json").is_file() else []
+        only_alone = (alone / "summary.json").is_file() and not (whole / "summary.json").is_file()
+        chosen = [training_set] if only_alone else []
         return self.input(
             "70_augment_task_model", f"{training_set}/adapter_model.safetensors", **start, training_sets=chosen
         )
@@ -239,19 +252,32 @@ def open_run(stage: str, namespace: dict[str, Any]) -> Run:
     Every plain value that stands in the namespace must be a parameter of the stage, so a misspelt `papermill -p` is
     an error here although papermill only warns. Raises StudyError.
     """
-    parameters = {name: value for name, value in namespace.items() if is_parameter(name, value)}
+    known = {"study", "overrides", *STAGES[stage]} if namespace.get(OPENED) == stage else None
+    parameters = {
+        name: value
+        for name, value in namespace.items()
+        if (name in known if known else is_parameter(name, value))
+    }
     study, coordinates = check_parameters(stage, parameters)
     folder = run_folder(study, stage, **coordinates)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "summary.json").unlink(missing_ok=True)
+    namespace[OPENED] = stage  # from here on the notebook's own names stand beside the parameters
     return Run(study=study, stage=stage, coordinates=coordinates, folder=folder)
 
 
 def is_parameter(name: str, value: Any) -> bool:
     """Whether a name in a notebook's namespace was set as a parameter, not by IPython or an import."""
-    if name.startswith("_") or name.isupper() or name in ("In", "Out", "exit", "quit"):
+    if name.startswith("_") or name in ("In", "Out", "exit", "quit"):
+        return False
+    if name.isupper() and any(is_constant(module, name, value) for module in list(sys.modules)):
         return False
     return isinstance(value, str | int | float | list | tuple | dict | set | types.NoneType)
+
+
+def is_constant(module: str, name: str, value: Any) -> bool:
+    """Whether the value is that of a constant of one of the library's modules."""
+    return module.startswith("blindspot.") and getattr(sys.modules[module], name, None) is value
 
 
 def read_summary(folder: Path) -> dict[str, Any]:
@@ -263,8 +289,17 @@ def write_json(path: Path, values: Any) -> None:
     """Write JSON so that a reader sees the old file or the whole new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    temporary.write_text(json.dumps(drop_nan(values), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     os.replace(temporary, path)
+
+
+def drop_nan(values: Any) -> Any:
+    """The values with None for NaN: a missing figure is null, and NaN is not JSON."""
+    if isinstance(values, dict):
+        return {key: drop_nan(value) for key, value in values.items()}
+    if isinstance(values, list | tuple):
+        return [drop_nan(value) for value in values]
+    return None if isinstance(values, float) and math.isnan(values) else values
 
 
 def show_path(path: Path) -> str:

@@ -28,7 +28,7 @@ Detector = Literal["published", "token_aligned"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=60)]
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
-Rate = Annotated[float, Field(gt=0)]
+Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -56,7 +56,7 @@ class Data(Section):
     source: Literal["sandbox", "folder"]
     folder: str | None = None
     sandbox: SandboxData | None = None
-    held_out_per_label: Count
+    held_out_per_label: Positive
     hans_per_subcase: Positive | None = None
     test_pairs: Positive | None = None
     expected_counts: dict[str, Count] = {}
@@ -219,6 +219,8 @@ class Study(Section):
 
     @model_validator(mode="after")
     def check_supply(self) -> Study:
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds must not repeat; got {self.seeds}")
         supply = self.data.expected_counts.get("train")
         if supply is None and self.data.source == "sandbox" and self.data.sandbox is not None:
             supply = self.data.sandbox.train_pairs - len(LABELS) * self.data.held_out_per_label
@@ -285,11 +287,11 @@ def apply_overrides(values: dict[str, Any], changes: dict[str, Any]) -> dict[str
     """A copy of the study's values with the changes merged in; a dotted key reaches into a section."""
     if not changes:
         return values
-    merged: dict[str, Any] = json.loads(json.dumps(values))
+    merged: dict[str, Any] = json.loads(json.dumps(values, default=str))
     for key, value in changes.items():
-        merge_value(merged, key.split("."), value, key)
+        merge_value(merged, str(key).split("."), value, str(key))
     if "name" not in changes:
-        digest = hashlib.sha256(json.dumps(changes, sort_keys=True).encode()).hexdigest()[:8]
+        digest = hashlib.sha256(json.dumps(changes, sort_keys=True, default=str).encode()).hexdigest()[:8]
         merged["name"] = f"{merged.get('name')}-{digest}"
     return merged
 
@@ -353,4 +355,4 @@ def find_section(annotation: Any) -> Any:
 
 def executed_folder() -> Path:
     """Where runs are written: `executed/` of the project, or the folder that BLINDSPOT_EXECUTED names."""
-    return Path(os.environ.get("BLINDSPOT_EXECUTED", ROOT / "executed"))
+    return Path(os.environ.get("BLINDSPOT_EXECUTED", ROOT / "executed")).absolute()
