@@ -8,26 +8,26 @@ from random import Random
 
 import pytest
 
-from blindspot import sandbox_words as world
 from blindspot.heuristics import constituent, lexical_overlap, subsequence
 from blindspot.prompts import generator_text, task_prompt
 from blindspot.readers import read_hans, read_multinli
 from blindspot.sandbox import judge_pair, write_sandbox_data
-from blindspot.sandbox_grammar import write_sentence
-from blindspot.sandbox_hans import SUBCASES
-from blindspot.sandbox_model import (
+from blindspot.sandbox import words as world
+from blindspot.sandbox.grammar import write_sentence
+from blindspot.sandbox.hans import SUBCASES
+from blindspot.sandbox.model import (
     SHIPPED_BASE,
     BaseChecksumError,
     check_base,
     write_random_model,
     write_sandbox_model,
 )
-from blindspot.sandbox_pairs import draw_pair
-from blindspot.sandbox_parser import parse_sentence
-from blindspot.sandbox_premises import draw_premise
-from blindspot.sandbox_text import write_document
-from blindspot.sandbox_tokenizer import build_tokenizer
-from blindspot.sandbox_truth import list_facts
+from blindspot.sandbox.pairs import draw_pair
+from blindspot.sandbox.parser import parse_sentence
+from blindspot.sandbox.premises import draw_premise
+from blindspot.sandbox.text import write_document
+from blindspot.sandbox.tokenizer import build_tokenizer
+from blindspot.sandbox.truth import list_facts
 
 SIZES = {"train_pairs": 900, "matched_pairs": 90, "mismatched_pairs": 60, "hans_per_subcase": 6}
 

@@ -325,8 +325,9 @@ def hash_study(study: Study) -> str:
 def hash_lib() -> str:
     """sha256 over the library's source files, names included."""
     digest = hashlib.sha256()
-    for path in sorted((ROOT / "lib" / "blindspot").glob("*.py")):
-        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    library = ROOT / "lib" / "blindspot"
+    for path in sorted(library.rglob("*.py")):
+        digest.update(path.relative_to(library).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
 
 

@@ -11,10 +11,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from random import Random
 
-from blindspot import sandbox_words as world
-from blindspot.sandbox_grammar import Clause, Phrase, Relative, Sentence, is_preposition, write_sentence
-from blindspot.sandbox_premises import PERSON_EVENT_VERBS, draw_place, draw_premise
-from blindspot.sandbox_truth import judge_pair, judge_sentences
+from blindspot.sandbox import words as world
+from blindspot.sandbox.grammar import Clause, Phrase, Relative, Sentence, is_preposition, write_sentence
+from blindspot.sandbox.premises import PERSON_EVENT_VERBS, draw_place, draw_premise
+from blindspot.sandbox.truth import judge_pair, judge_sentences
 
 Edit = Callable[[Random, Clause, str], Clause]
 SPACED_PERIOD_SHARE = 0.35

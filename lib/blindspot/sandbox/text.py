@@ -12,12 +12,12 @@ import re
 from functools import lru_cache
 from random import Random
 
-from blindspot import sandbox_words as world
 from blindspot.prompts import GENERATOR_PREFIX, SENTINEL, TASK_PREFIX, TASK_SUFFIX
-from blindspot.sandbox_grammar import Sentence, write_sentence
-from blindspot.sandbox_pairs import SPACED_PERIOD_SHARE, draft_hypothesis
-from blindspot.sandbox_premises import draw_premise
-from blindspot.sandbox_truth import judge_sentences
+from blindspot.sandbox import words as world
+from blindspot.sandbox.grammar import Sentence, write_sentence
+from blindspot.sandbox.pairs import SPACED_PERIOD_SHARE, draft_hypothesis
+from blindspot.sandbox.premises import draw_premise
+from blindspot.sandbox.truth import judge_sentences
 
 LABELS = ("entailment", "neutral", "contradiction")
 CONNECTIVES: dict[str, tuple[str, ...]] = {

@@ -1,6 +1,6 @@
 """The sandbox's base model: a tiny pretrained Llama as an ordinary model folder.
 
-Its weights ship with the project (`sandbox_base/`), because making them takes a quarter of an hour on one core and a
+Its weights ship with the project (`base/`), because making them takes a quarter of an hour on one core and a
 study should not pay for that; `pretrain_base` is the recipe. What ships is checked against its checksums
 before it is used, so that every study stands on the same base.
 """
@@ -15,10 +15,10 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from blindspot.sandbox_text import Part, write_document, write_word_list
-from blindspot.sandbox_tokenizer import SPECIAL_TOKENS, build_tokenizer
+from blindspot.sandbox.text import Part, write_document, write_word_list
+from blindspot.sandbox.tokenizer import SPECIAL_TOKENS, build_tokenizer
 
-SHIPPED_BASE = Path(__file__).parent / "sandbox_base"
+SHIPPED_BASE = Path(__file__).parent / "base"
 CHECKSUMS = "SHA256SUMS.json"
 MODEL_FILES = ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
 LAYERS, WIDTH, MAX_LENGTH = 4, 128, 256
@@ -51,7 +51,7 @@ def check_base(source: Path = SHIPPED_BASE) -> None:
         if found != expected.get(name):
             raise BaseChecksumError(
                 f"{path}: found sha256 {found}, expected {expected.get(name)} ({CHECKSUMS}); "
-                "restore the folder with `git checkout lib/blindspot/sandbox_base`, or make it again with pretrain_base"
+                "restore the folder with `git checkout lib/blindspot/sandbox/base`, or make it again with pretrain_base"
             )
 
 
@@ -119,7 +119,7 @@ def pretrain_base(
     learning_rate: float = RATE,
     on_step: Callable[[int, int, float], None] | None = None,
 ) -> list[float]:
-    """Pretrain the base on `sandbox_text` and write it to `folder`; returns the loss of each step.
+    """Pretrain the base on `sandbox.text` and write it to `folder`; returns the loss of each step.
 
     First word lists that are repeated, until their loss is under COPY_LOSS, because copying is not learnt from a mix;
     then the whole text. The shipped weights came of these two phases, but not of one call: the second phase was run

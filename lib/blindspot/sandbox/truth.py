@@ -16,9 +16,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from blindspot.sandbox_grammar import Clause, Phrase, Relative, Sentence, write_clause
-from blindspot.sandbox_parser import parse_sentence
-from blindspot.sandbox_words import (
+from blindspot.sandbox.grammar import Clause, Phrase, Relative, Sentence, write_clause
+from blindspot.sandbox.parser import parse_sentence
+from blindspot.sandbox.words import (
     CERTAIN_ADVERBS,
     DOUBTFUL_ADVERBS,
     FACT_CONJUNCTIONS,

@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import replace
 from random import Random
 
-from blindspot import sandbox_words as world
-from blindspot.sandbox_grammar import Clause, Phrase, Relative, Sentence
+from blindspot.sandbox import words as world
+from blindspot.sandbox.grammar import Clause, Phrase, Relative, Sentence
 
 PERSON_EVENT_VERBS = tuple(verb for verb in world.PERSON_VERBS if verb not in ("touch", "contact"))
 PLAIN_SHARE = 0.76

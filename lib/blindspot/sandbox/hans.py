@@ -12,11 +12,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 
-from blindspot import sandbox_words as world
-from blindspot.sandbox_grammar import Clause, Phrase, Relative, Sentence, write_sentence
-from blindspot.sandbox_premises import PERSON_EVENT_VERBS
-from blindspot.sandbox_trees import binary_parse, labelled_parse
-from blindspot.sandbox_truth import judge_pair
+from blindspot.sandbox import words as world
+from blindspot.sandbox.grammar import Clause, Phrase, Relative, Sentence, write_sentence
+from blindspot.sandbox.premises import PERSON_EVENT_VERBS
+from blindspot.sandbox.trees import binary_parse, labelled_parse
+from blindspot.sandbox.truth import judge_pair
 
 HEURISTIC_OF_LETTER = {"l": "lexical_overlap", "s": "subsequence", "c": "constituent"}
 HANS_VERBS = tuple(

@@ -12,8 +12,8 @@ import string
 from typing import Any
 
 from blindspot.prompts import GENERATOR_PREFIX, SENTINEL, TASK_PREFIX, TASK_SUFFIX
-from blindspot.sandbox_text import CONNECTIVES, REPEATS, REPLIES, list_words
-from blindspot.sandbox_words import COUNTS
+from blindspot.sandbox.text import CONNECTIVES, REPEATS, REPLIES, list_words
+from blindspot.sandbox.words import COUNTS
 
 SPECIAL_TOKENS = ("<unk>", "<s>", "</s>", "<pad>")
 SPACE = "\u2581"

@@ -10,8 +10,8 @@ import re
 from collections.abc import Iterator
 from functools import lru_cache
 
-from blindspot import sandbox_words as world
-from blindspot.sandbox_grammar import Clause, Phrase, Relative, Sentence
+from blindspot.sandbox import words as world
+from blindspot.sandbox.grammar import Clause, Phrase, Relative, Sentence
 
 Words = tuple[str, ...]
 _ADJUNCTS = tuple(

@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 
-from blindspot.sandbox_hans import draw_hans_rows
-from blindspot.sandbox_pairs import draw_pair
-from blindspot.sandbox_parser import parse_sentence
-from blindspot.sandbox_trees import binary_parse
-from blindspot.sandbox_truth import judge_pair
-from blindspot.sandbox_words import MISMATCHED_GENRES, TRAIN_GENRES
+from blindspot.sandbox.hans import draw_hans_rows
+from blindspot.sandbox.pairs import draw_pair
+from blindspot.sandbox.parser import parse_sentence
+from blindspot.sandbox.trees import binary_parse
+from blindspot.sandbox.truth import judge_pair
+from blindspot.sandbox.words import MISMATCHED_GENRES, TRAIN_GENRES
 
 __all__ = ["draw_hans_rows", "judge_pair", "write_sandbox_data"]
 

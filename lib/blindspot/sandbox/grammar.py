@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from blindspot.sandbox_words import PREPOSITIONS, inflect_verb, pluralize
+from blindspot.sandbox.words import PREPOSITIONS, inflect_verb, pluralize
 
 
 @dataclass(frozen=True)

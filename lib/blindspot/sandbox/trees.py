@@ -6,8 +6,8 @@ constituent heuristic is defined on the latter: a hypothesis is a constituent wh
 
 from __future__ import annotations
 
-from blindspot.sandbox_grammar import Clause, Phrase, Relative, Sentence, is_preposition, write_phrase
-from blindspot.sandbox_words import inflect_verb
+from blindspot.sandbox.grammar import Clause, Phrase, Relative, Sentence, is_preposition, write_phrase
+from blindspot.sandbox.words import inflect_verb
 
 Tree = tuple[str, "str | list[Tree]"]
 
