@@ -196,7 +196,7 @@ def _recount(rng: Random, clause: Clause, genre: str) -> Clause:
     return _change_first(clause, lambda one: replace(one, number=number, indefinite=False))
 
 
-def _swap(rng: Random, clause: Clause, genre: str) -> Clause:
+def swap_people(rng: Random, clause: Clause, genre: str) -> Clause:
     if not clause.objects or clause.objects[0].noun in world.THING_NOUNS:
         return clause
     if clause.subjects[0].noun in world.THING_NOUNS:
@@ -252,7 +252,7 @@ def _change_first(clause: Clause, change: Callable[[Phrase], Phrase]) -> Clause:
 
 
 CONTRADICTION_EDITS: tuple[tuple[Edit, float], ...] = (
-    (_deny, 4.0), (_oppose, 3.5), (_move, 2.0), (_retime, 1.0), (_recount, 0.3), (_swap, 2.5),
+    (_deny, 4.0), (_oppose, 3.5), (_move, 2.0), (_retime, 1.0), (_recount, 0.3), (swap_people, 2.5),
 )  # fmt: skip
 NEUTRAL_EDITS: tuple[tuple[Edit, float], ...] = (
     (_leave, 3.0), (_describe, 2.0), (_place_or_time, 3.0), (_act_otherwise, 2.0), (_other_person, 1.0),
