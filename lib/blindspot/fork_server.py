@@ -1,7 +1,8 @@
-"""The fork server: imports the stack once, then forks kernels and jobs that have it from their first moment.
+"""A fork server: imports a stack once, then forks processes that have it from their first moment.
 
-`python -m blindspot.fork_server SOCKET PIPE`, started by `make study` (see `forking.fork_server`). Importing torch,
-transformers and peft takes longer than many a run of the grid; a fork shares what was imported, page by page.
+`python -m blindspot.fork_server KIND SOCKET PIPE`, started by `make study` (see `forking.fork_servers`): one for
+kernels, and one for jobs, which import papermill and no torch. Importing torch, transformers and peft takes longer
+than many a run of the grid; a fork shares what was imported, page by page.
 
 A fork is only as clean as its parent. So the server computes nothing, holds one thread, and before each fork looks
 whether that still is so (`find_obstacle`): a process with more threads, an initialised CUDA or a torch that has worked
@@ -25,7 +26,9 @@ import socket
 import sys
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 from blindspot.forking import MESSAGE_BYTES, describe_software
 
@@ -48,8 +51,8 @@ STACK = (
     "matplotlib.figure",
     "matplotlib.backends.backend_agg",
     "datasets",
-    "papermill",
 )
+JOB_STACK = ("papermill", "papermill.execute", "blindspot.runs", "blindspot.execute", "blindspot.kernels")
 TORCH_STACK = (
     "transformers",
     "transformers.models.auto.modeling_auto",
@@ -60,18 +63,29 @@ TORCH_STACK = (
     "peft",
     "safetensors.torch",
 )
-NOT_PRELOADED = ("blindspot.__main__", "blindspot.fork_server")
+# What no notebook imports stays out of kernels: it brings papermill's surroundings along.
+NOT_PRELOADED = tuple(f"blindspot.{name}" for name in ("__main__", "execute", "fork_server", "kernels", "launch"))
 
+# What Snakemake sets for a job of so many threads; the libraries read it when imported.
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "GOTO_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+)
 # Set while the stack is imported: one thread in each library; the back end that a kernel sets before a notebook's
 # first import; CUDA counted without being initialised.
 IMPORT_ENVIRONMENT = {
-    "OMP_NUM_THREADS": "1",
+    **dict.fromkeys(THREAD_VARIABLES, "1"),
     "JE_ARROW_MALLOC_CONF": "background_thread:false",
     "MPLBACKEND": "module://matplotlib_inline.backend_inline",
     "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
 }
 # No library reads these when imported, or the child applies them; any other difference makes a job start plainly.
-FREE_VARIABLES = {"OMP_NUM_THREADS", "TOKENIZERS_PARALLELISM", "TMPDIR", "TMP", "TEMP", "PWD", "OLDPWD", "SHLVL", "_"}
+FOLDERS = ("TMPDIR", "TMP", "TEMP", "TEMPDIR", "PWD", "OLDPWD")
+FREE_VARIABLES = {*THREAD_VARIABLES, *FOLDERS, "TOKENIZERS_PARALLELISM", "SHLVL", "_"}
 FREE_PREFIXES = ("BLINDSPOT_", "JPY_", "SNAKEMAKE_")
 
 PR_SET_PDEATHSIG = 1
@@ -79,13 +93,17 @@ CUDA_ERROR_NOT_INITIALIZED = 3
 
 
 class Child(Exception):
-    """Raised in a fresh child, to leave the server's loop: holds the request and the descriptors of its files."""
+    """Raised in a fresh child, to leave the server's loop.
+
+    Holds the request, the descriptors of its files, and the environment variables that importing the stack set.
+    """
 
 
 class Server:
     """Listens, imports, then forks on request. One connection is one child and lives as long as it."""
 
-    def __init__(self, address: str, alive: int) -> None:
+    def __init__(self, kind: str, address: str, alive: int) -> None:
+        self.kind = kind
         self.environment = dict(os.environ)
         self.software = describe_software()
         self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -99,7 +117,7 @@ class Server:
 
     def serve(self) -> None:
         """Answer until the pipe from the starting process closes. Raises Child in every process that it forks."""
-        self.failure = import_stack()
+        self.failure = import_stack(self.kind)
         while True:
             for key, _ in self.selector.select():
                 if key.fileobj is self.listener:
@@ -138,7 +156,10 @@ class Server:
         other = sorted(name for name in names - FREE_VARIABLES if not name.startswith(FREE_PREFIXES))
         if other:
             return f"the environment differs from the study's: {', '.join(other)}"
-        return None if asked.get("OMP_NUM_THREADS", "").isdecimal() else "OMP_NUM_THREADS is not set to a number"
+        threads = {asked[name] for name in THREAD_VARIABLES if name in asked}
+        if "OMP_NUM_THREADS" not in asked or len(threads) > 1 or not threads.pop().isdecimal():
+            return f"{', '.join(THREAD_VARIABLES)} don't give one number of threads, or none"
+        return None
 
     def fork(self, request: dict[str, Any], files: list[int], connection: socket.socket) -> None:
         """Fork; the parent says the pid and follows the child, which leaves by raising Child."""
@@ -150,7 +171,8 @@ class Server:
                 os._exit(1)
             copies = [os.dup(file) for file in files]
             self.close(connection)
-            raise Child(request, copies)
+            set_by_imports = os.environ.keys() - self.environment.keys() - IMPORT_ENVIRONMENT.keys()
+            raise Child(request, copies, {name: os.environ[name] for name in set_by_imports})
         self.children[pid] = connection
         end = os.pidfd_open(pid)
         self.selector.register(end, selectors.EVENT_READ, pid)
@@ -186,13 +208,16 @@ class Server:
         self.selector.close()
 
 
-def import_stack() -> str | None:
-    """Import everything that a run of the grid may use; returns why that failed, None where it did not."""
+def import_stack(kind: str) -> str | None:
+    """Import all that a kernel or a job may use; returns why that failed, None where it did not."""
     os.environ.update(IMPORT_ENVIRONMENT)
+    operations: set[str] = set()
     try:
-        for name in STACK:
-            importlib.import_module(name)
-        operations = import_torch_stack()
+        with mock.patch("builtins.get_ipython", lambda: SimpleNamespace(kernel=None), create=True):  # pandas looks here
+            for name in STACK if kind == "kernel" else JOB_STACK:
+                importlib.import_module(name)
+            if kind == "kernel":
+                operations = import_torch_stack()
     except Exception as error:
         return f"the stack can't be imported ({type(error).__name__}: {error})"
     if operations:
@@ -229,11 +254,11 @@ def import_torch_stack() -> set[str]:
 
 def find_obstacle() -> str | None:
     """Why a fork of this process would not be clean; None where it would."""
-    torch = sys.modules["torch"]
+    torch = sys.modules.get("torch")
     threads = len(os.listdir("/proc/self/task"))
     if threads > 1:
         return f"the fork server has {threads} threads"
-    if torch.cuda.is_initialized() or is_cuda_driver_initialised():
+    if (torch and torch.cuda.is_initialized()) or is_cuda_driver_initialised():
         return "CUDA is initialised in the fork server"
     return None
 
@@ -246,10 +271,8 @@ def is_cuda_driver_initialised() -> bool:
     return ctypes.CDLL("libcuda.so.1").cuDeviceGetCount(ctypes.byref(count)) != CUDA_ERROR_NOT_INITIALIZED
 
 
-def enter_process(request: dict[str, Any], files: list[int]) -> None:
-    """Give a fresh child what a process of its own has: session, files, environment, folder, randomness, threads."""
-    import numpy as np
-
+def enter_process(request: dict[str, Any], files: list[int], set_by_imports: dict[str, str]) -> None:
+    """Give a fresh child what a process of its own has: session, files, environment, folder."""
     os.setsid()
     for number, file in enumerate(files):
         os.dup2(file, number)
@@ -257,11 +280,23 @@ def enter_process(request: dict[str, Any], files: list[int]) -> None:
     for stream, file in ((sys.stdout, 1), (sys.stderr, 2)):
         stream.reconfigure(line_buffering=file == 2 or os.isatty(file))  # type: ignore[union-attr]
     os.environ.clear()
-    os.environ.update(request["environment"])
+    os.environ.update(set_by_imports | request["environment"])
     os.chdir(request["cwd"])
     tempfile.tempdir = None
-    np.random.seed()  # the state is the server's otherwise, the same in each child; `random` does this by itself
-    use_threads(int(os.environ["OMP_NUM_THREADS"]))
+
+
+def reseed() -> None:
+    """Draw new states for the generators that seed themselves when imported, the server's in every child otherwise.
+
+    Python's own `random` does so at each fork.
+    """
+    import datasets.fingerprint
+    import numpy as np
+    import torch
+
+    np.random.seed()
+    torch.default_generator.seed()
+    datasets.fingerprint.fingerprint_rng.seed()
 
 
 def use_threads(threads: int) -> None:
@@ -283,18 +318,27 @@ def use_threads(threads: int) -> None:
 def run_kernel(arguments: list[str]) -> None:
     """Be an IPython kernel, as `python -m ipykernel_launcher` is."""
     import ipywidgets
+    import pandas as pd
     from ipykernel.kernelapp import IPKernelApp
 
-    sys.argv = [importlib.util.find_spec("ipykernel_launcher").origin, *arguments]  # type: ignore
-    early = sys.stderr
-    app = IPKernelApp.instance(parent_handle=int(os.environ["JPY_PARENT_PID"]))  # read when imported, elsewhere
+    reseed()
+    use_threads(int(os.environ["OMP_NUM_THREADS"]))
+    sys.argv = [str(Path(sys.modules["ipykernel"].__path__[0]).with_name("ipykernel_launcher.py")), *arguments]
+    handlers = list_stderr_handlers()
+    app = IPKernelApp.instance(parent_handle=int(os.environ["JPY_PARENT_PID"]))  # its default was read at import
     app.initialize(arguments)
     ipywidgets.register_comm_target()  # what its import does where IPython runs
-    loggers = [logging.getLogger(name) for name in logging.root.manager.loggerDict]
-    for handler in [handler for logger in loggers for handler in logger.handlers]:
-        if isinstance(handler, logging.StreamHandler) and handler.stream is early:
-            handler.setStream(sys.stderr)  # the notebook's, as where the library is imported in it
+    pd.set_option("display.encoding", sys.stdout.encoding)
+    for handler in handlers:
+        handler.setStream(sys.stderr)  # the notebook's, as where the library is imported in it
     app.start()
+
+
+def list_stderr_handlers() -> list[logging.StreamHandler[Any]]:
+    """The libraries' log handlers that write to this process's stderr."""
+    loggers = [logging.getLogger(name) for name in logging.root.manager.loggerDict]
+    handlers = [handler for logger in loggers for handler in logger.handlers]
+    return [item for item in handlers if isinstance(item, logging.StreamHandler) and item.stream is sys.stderr]
 
 
 def run_job(arguments: list[str]) -> int:
@@ -312,12 +356,12 @@ def start() -> int:
     if not sys.flags.safe_path:
         del sys.path[0]  # the working folder, which `python -m` puts there
     try:
-        Server(sys.argv[1], int(sys.argv[2])).serve()
+        Server(sys.argv[1], sys.argv[2], int(sys.argv[3])).serve()
     except Child as child:
-        request, files = child.args
+        request, files, set_by_imports = child.args
     else:
         return 0
-    enter_process(request, files)
+    enter_process(request, files, set_by_imports)
     if request["kind"] == "job":
         return run_job(request["arguments"])
     run_kernel(request["arguments"])

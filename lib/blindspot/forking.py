@@ -1,4 +1,4 @@
-"""Ask the fork server for a process: a kernel, or a whole job, that starts with the stack already imported.
+"""Ask a fork server for a process: a kernel, or a whole job, that starts with the stack already imported.
 
 This side imports the standard library alone, so that a job which is handed over costs next to nothing. Whatever can't
 be had from the server is refused with a reason (`Refused`), and the caller does it the plain way.
@@ -21,7 +21,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-ADDRESS = "BLINDSPOT_FORK_SERVER"  # environment variable: path of the server's socket
+ADDRESS = "BLINDSPOT_FORK_SERVER"  # environment variable: the folder with the servers' sockets
+KINDS = ("kernel", "job")
 ANSWER_SECONDS = 120.0  # the first to ask waits for the imports
 MESSAGE_BYTES = 2**20
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -92,7 +93,7 @@ def request_process(
     }
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
-        connection.connect(address)
+        connection.connect(str(Path(address) / kind))
         connection.settimeout(ANSWER_SECONDS)
         socket.send_fds(connection, [json.dumps(request).encode()], list(files))
         answer = receive(connection)
@@ -145,35 +146,40 @@ def run_forked_job(arguments: Sequence[str]) -> int:
 
 
 @contextmanager
-def fork_server() -> Iterator[dict[str, str]]:
-    """Run a fork server; yields the environment variable that names it to jobs, empty where there can't be one.
+def fork_servers() -> Iterator[dict[str, str]]:
+    """Run a fork server of each kind; yields the environment variable that names them, none where there can't be any.
 
-    It is asked for nothing and waited for by nobody until a job needs it. It ends with the block, and by itself where
-    this process is killed, since a pipe tells it; all that it forked ends with it.
+    They are waited for by nobody until a job asks. They end with the block, and by themselves where this process is
+    killed, since a pipe tells them; all that they forked ends with them.
     """
     if sys.platform != "linux":  # elsewhere nothing shows how many threads a process has
         yield {}
         return
-    alive, ours = os.pipe()
+    theirs, ours = os.pipe()
     with tempfile.TemporaryDirectory(prefix="blindspot-", ignore_cleanup_errors=True) as folder:
-        address = str(Path(folder) / "fork-server")
-        command = [sys.executable, "-m", "blindspot.fork_server", address, str(alive)]
-        server = subprocess.Popen(
-            command,
-            pass_fds=[alive],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,  # Ctrl-C goes to the jobs, which still need it then
-        )
-        os.close(alive)
+        servers = [start_server(kind, Path(folder), theirs) for kind in KINDS]
+        os.close(theirs)
         try:
-            await_socket(Path(address), server)
-            yield {ADDRESS: address}
+            for kind, server in zip(KINDS, servers, strict=True):
+                await_socket(Path(folder) / kind, server)
+            yield {ADDRESS: folder}
         finally:
             os.close(ours)
-            server.kill()
-            server.wait()
+            for server in servers:
+                server.kill()
+                server.wait()
+
+
+def start_server(kind: str, folder: Path, alive: int) -> subprocess.Popen[bytes]:
+    """Start one server. alive: the end of a pipe whose other end closes with this process."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "blindspot.fork_server", kind, str(folder / kind), str(alive)],
+        pass_fds=[alive],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,  # Ctrl-C goes to the jobs, which still need their server then
+    )
 
 
 def await_socket(path: Path, server: subprocess.Popen[bytes]) -> None:

@@ -56,11 +56,10 @@ def fork_kernel(command: list[str], *, environment: dict[str, str] | None, cwd: 
     if command[1:3] != LAUNCHER or Path(command[0]).resolve() != Path(sys.executable).resolve():
         raise Refused("the kernelspec python3 starts something else than this Python's ipykernel_launcher")
     variables = {**(environment or os.environ), "JPY_PARENT_PID": str(os.getpid())}
-    with open(os.devnull) as nothing:
-        return request_process(
-            "kernel",
-            command[3:],
-            environment=variables,
-            cwd=str(cwd or Path.cwd()),
-            files=(nothing.fileno(), 1, 2),
-        )
+    nothing, other = os.pipe()  # jupyter_client, too, gives a kernel a closed pipe to read from
+    os.close(other)
+    try:
+        folder = str(cwd or Path.cwd())
+        return request_process("kernel", command[3:], environment=variables, cwd=folder, files=(nothing, 1, 2))
+    finally:
+        os.close(nothing)

@@ -17,7 +17,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from blindspot.forking import fork_server
+from blindspot.forking import fork_servers
 from blindspot.grid import Job, expand_study, free_memory_mb, relative_path
 from blindspot.runs import STAGES, read_summary
 from blindspot.study import ROOT, Study, executed_folder, load_study
@@ -33,7 +33,7 @@ def run_study(study: str, *, overrides: str, cores: int, extra: list[str]) -> in
     check_memory(jobs)
     console.print(f"Study [bold]{settings.name}[/bold]: {len(jobs)} runs on {cores} core(s). {settings.description}")
     command = [*snakemake_command(study, overrides, cores), "--keep-going", *extra]
-    with fork_server() as address:
+    with fork_servers() as address:
         code = follow_jobs(console, command, {rule_name(job): job for job in jobs}, snakemake_environment() | address)
     report_end(console, settings, jobs, failed=code != 0)
     return code
@@ -73,7 +73,7 @@ def follow_jobs(console: Console, command: list[str], jobs: dict[str, Job], envi
                 console.print(f"  [red]{jobs[match[1]].name} failed[/red]")
             elif line.startswith("plain start: ") and not plain:
                 plain = True  # said once: the reason is mostly the same for all
-                console.print(f"  [dim]{escape(line.strip())}[/dim]", highlight=False)
+                console.print(f"  [dim]{escape(line.strip())}[/dim]", highlight=False, soft_wrap=True)
             elif line.startswith(("error: ", "WorkflowError", "LockException", "IncompleteFilesException")):
                 console.print(f"  [red]{escape(line.strip())}[/red]", soft_wrap=True)
             bar.update(task, completed=done, total=total or None, description=", ".join(jobs[r].name for r in running))
