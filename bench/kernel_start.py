@@ -2,7 +2,7 @@
 
 `python bench/kernel_start.py [ROUNDS]`. Each round starts both kinds, one after the other, in an order that changes
 from round to round, and runs the same imports. The ratio counts only if the gate holds: a forked kernel, asked for
-what a notebook can see of its process, answers as a plain one does.
+what a notebook can see of its process, answers as a plain one does, and shares no random numbers with another.
 """
 
 from __future__ import annotations
@@ -83,24 +83,21 @@ def measure_kernel_start(rounds: int = 3) -> dict[str, Any]:
     """Paired times of both kinds of kernel, in seconds, and the gate.
 
     Returns plain and forked (lists, by round), ratio (median), spread (smallest and largest ratio), gate (bool),
-    differences (what a forked kernel shows otherwise), proportional set size and resident size of a forked kernel
-    and of the server in MB. The server's own start is in none of the times: a study pays for it once.
+    differences (what a forked kernel shows otherwise), resident (rss) and proportional set size (pss) of a kernel of
+    either kind in MB. The server's own start is in none of the times: a study pays for it once.
     """
     times: dict[str, list[float]] = {"plain": [], "forked": []}
     memory: dict[str, float] = {}
     kinds = [("plain", AsyncKernelManager), ("forked", ForkedKernelManager)]
     with mock.patch.dict(os.environ, {"OMP_NUM_THREADS": "1"}), fork_servers() as variables:
         os.environ.update(variables)
-        first = asyncio.run(start_kernel(ForkedKernelManager, IMPORTS + LOOK))  # waits for the server's imports
-        second = asyncio.run(start_kernel(ForkedKernelManager, IMPORTS + LOOK))
-        plain = asyncio.run(start_kernel(AsyncKernelManager, IMPORTS + LOOK))
+        differences = find_differences()  # waits for the server's imports
         for number in range(rounds):
             for name, manager in kinds if number % 2 else kinds[::-1]:
                 done = asyncio.run(start_kernel(manager, IMPORTS))
                 times[name].append(round(done["seconds"], 3))
                 memory |= {f"{name}_{key}_mb": value for key, value in done["memory"].items()}
     ratios = [a / b for a, b in zip(times["plain"], times["forked"], strict=True)]
-    differences = compare_kernels(plain["seen"], first["seen"], second["seen"])
     return {
         **times,
         "ratio": round(statistics.median(ratios), 2),
@@ -109,6 +106,13 @@ def measure_kernel_start(rounds: int = 3) -> dict[str, Any]:
         "differences": differences,
         **memory,
     }
+
+
+def find_differences() -> list[str]:
+    """The gate: start two forked kernels and a plain one, and compare what a notebook sees in them; empty if equal."""
+    managers = (AsyncKernelManager, ForkedKernelManager, ForkedKernelManager)
+    plain, first, second = (asyncio.run(start_kernel(manager, IMPORTS + LOOK))["seen"] for manager in managers)
+    return compare_kernels(plain, first, second)
 
 
 def compare_kernels(plain: dict[str, Any], first: dict[str, Any], second: dict[str, Any]) -> list[str]:
@@ -143,7 +147,7 @@ async def start_kernel(manager: type[AsyncKernelManager], code: str) -> dict[str
             )
             seconds = time.perf_counter() - started
             assert reply["content"]["status"] == "ok", reply["content"].get("evalue")
-            memory = read_memory(kernel.provisioner.pid)  # type: ignore[union-attr]
+            memory = read_memory(kernel.provisioner.pid)
         finally:
             client.stop_channels()
             await kernel.shutdown_kernel(now=True)
