@@ -21,7 +21,7 @@ from unittest import mock
 from jupyter_client import AsyncKernelManager
 
 from blindspot.execute import kernel_config
-from blindspot.forking import fork_servers
+from blindspot.forking import ForkedProcess, fork_servers
 from blindspot.kernels import ForkedKernelManager
 
 IMPORTS = """
@@ -50,7 +50,7 @@ def _look():
     return {
         "names": sorted(name for name in globals() if not name.startswith("_i") and name != "_look"),
         "main": sorted(vars(_s.modules["__main__"])) == sorted(globals()),
-        "environment": dict(os.environ),
+        "environment": {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")},
         "cwd": os.getcwd(), "path": _s.path, "argv": [_s.argv[0], len(_s.argv)],
         "meta_path": [str(getattr(f, "__name__", type(f).__name__)) for f in _s.meta_path if "Editable" not in str(f)],
         "flags": list(_s.flags), "executable": _s.executable,
@@ -132,11 +132,18 @@ def name_differences(key: str, expected: Any, found: Any) -> list[str]:
 
 
 async def start_kernel(manager: type[AsyncKernelManager], code: str) -> dict[str, Any]:
-    """Start a kernel, run the code in it and stop it: seconds until the code is done, memory, and what it printed."""
+    """Start a kernel, run the code in it and stop it: seconds until the code is done, memory, and what it printed.
+
+    Raises RuntimeError where a kernel that should have been forked is a plain one.
+    """
     with tempfile.TemporaryDirectory(prefix="blindspot-") as sockets:
         started = time.perf_counter()
         kernel = manager(kernel_name="python3", config=kernel_config(Path(sockets)))
         await kernel.start_kernel()
+        forked = isinstance(kernel.provisioner.process, ForkedProcess)
+        if forked != issubclass(manager, ForkedKernelManager):
+            await kernel.shutdown_kernel(now=True)
+            raise RuntimeError("the fork server refused; it said why on stderr")
         client = kernel.client()
         client.start_channels()
         printed: list[str] = []

@@ -41,8 +41,13 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def address(one_thread: None) -> Iterator[str]:
-    with fork_servers() as variables:
-        yield variables[ADDRESS]
+    with pytest.MonkeyPatch.context() as patch:
+        for name in os.environ.keys() - hidden_environment().keys():
+            patch.delenv(name)
+        servers = fork_servers()
+        variables = servers.__enter__()
+    yield variables[ADDRESS]
+    servers.__exit__(None, None, None)
 
 
 @pytest.fixture
@@ -50,6 +55,24 @@ def servers(address: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """Jobs and kernels started in the test are forked."""
     monkeypatch.setenv(ADDRESS, address)
     return address
+
+
+@pytest.fixture(autouse=True)
+def hide_pytest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """pytest names each test in a variable, which would be a difference from the servers' environment."""
+    asked = request_process
+
+    def request(kind: str, arguments: Any, *, environment: dict[str, str], **options: Any) -> forking.ForkedProcess:
+        kept = environment.keys() - (os.environ.keys() - hidden_environment().keys())
+        return asked(kind, arguments, environment={name: environment[name] for name in kept}, **options)
+
+    monkeypatch.setattr(kernels, "request_process", request)
+    monkeypatch.setattr(sys.modules[__name__], "request_process", request)
+
+
+def hidden_environment() -> dict[str, str]:
+    """This process's environment without what pytest adds for each test."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
 
 
 def load_bench() -> Any:
@@ -95,7 +118,9 @@ def list_forked(address: str) -> list[psutil.Process]:
 
 
 def test_a_notebook_sees_a_plain_kernel(servers: str) -> None:
-    assert load_bench().find_differences() == []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("PYTEST_CURRENT_TEST")  # a plain kernel that finds it captures less
+        assert load_bench().find_differences() == []
 
 
 def test_the_comparison_sees_differences() -> None:
@@ -134,7 +159,7 @@ def test_jupyter_knows_nothing_of_it() -> None:
 def run_stage(folder: Path, variables: dict[str, str]) -> subprocess.CompletedProcess[str]:
     parameters = {"study": "test", "starting_size": 20, "seed": 1}
     command = [sys.executable, "-m", "blindspot", "run", "20_train_task_model", "--parameters", json.dumps(parameters)]
-    environment = {**os.environ, "BLINDSPOT_EXECUTED": str(folder), **variables}
+    environment = {**hidden_environment(), "BLINDSPOT_EXECUTED": str(folder), **variables}
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 
 
@@ -157,7 +182,7 @@ def test_a_forked_run_leaves_the_same_files(address: str, tmp_path: Path) -> Non
 
 def test_a_refused_parameter_is_said_alike(address: str, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "blindspot", "run", "20_train_task_model", "--parameters", '{"study": "test"}']
-    environment = {**os.environ, "BLINDSPOT_EXECUTED": str(tmp_path), ADDRESS: address}
+    environment = {**hidden_environment(), "BLINDSPOT_EXECUTED": str(tmp_path), ADDRESS: address}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.startswith("error: 20_train_task_model lacks the parameter(s) starting_size, seed")
@@ -220,7 +245,7 @@ def test_an_interrupt_reaches_the_cell(servers: str) -> None:
 def test_killing_a_job_ends_all_that_was_forked_for_it(address: str, tmp_path: Path) -> None:
     asyncio.run(wait_for_kernel_server(address))
     command = [sys.executable, "-m", "blindspot", "run", "10_prepare_data", "--parameters", '{"study": "test"}']
-    environment = {**os.environ, "BLINDSPOT_EXECUTED": str(tmp_path), ADDRESS: address}
+    environment = {**hidden_environment(), "BLINDSPOT_EXECUTED": str(tmp_path), ADDRESS: address}
     with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL) as job:
         assert wait_until(lambda: len(list_forked(address)) >= 2, seconds=60), "a job and its kernel"
         job.kill()
@@ -234,7 +259,10 @@ async def wait_for_kernel_server(address: str) -> None:
 
 
 def test_the_servers_end_with_the_process_that_started_them() -> None:
-    code = "import time; from blindspot.forking import fork_servers\nwith fork_servers() as v: print(*v.values(), flush=True); time.sleep(99)"
+    code = (
+        "import time; from blindspot.forking import fork_servers\n"
+        "with fork_servers() as v: print(*v.values(), flush=True); time.sleep(99)"
+    )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as starter:
         assert starter.stdout is not None
         folder = starter.stdout.readline().strip()

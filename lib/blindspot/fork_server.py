@@ -84,7 +84,7 @@ IMPORT_ENVIRONMENT = {
 }
 # No library reads these when imported, or the child applies them; any other difference makes a job start plainly.
 FOLDERS = ("TMPDIR", "TMP", "TEMP", "TEMPDIR", "PWD", "OLDPWD")
-FREE_VARIABLES = {*THREAD_VARIABLES, *FOLDERS, "TOKENIZERS_PARALLELISM", "SHLVL", "_"}
+FREE_VARIABLES = {*THREAD_VARIABLES, *FOLDERS, "TOKENIZERS_PARALLELISM", "COLUMNS", "LINES", "SHLVL", "_"}
 FREE_PREFIXES = ("BLINDSPOT_", "JPY_", "SNAKEMAKE_")
 
 PR_SET_PDEATHSIG = 1
