@@ -259,6 +259,7 @@ async def wait_for_kernel_server(address: str) -> None:
 
 
 def test_the_servers_end_with_the_process_that_started_them() -> None:
+    """However that ends; they leave nothing."""
     code = (
         "import time; from blindspot.forking import fork_servers\n"
         "with fork_servers() as v: print(*v.values(), flush=True); time.sleep(99)"
@@ -269,8 +270,8 @@ def test_the_servers_end_with_the_process_that_started_them() -> None:
         running = [p for p in psutil.process_iter(["cmdline"]) if any(folder in s for s in p.info["cmdline"] or [])]
         assert len(running) == 2
         starter.kill()
-    assert not psutil.wait_procs(running, timeout=30)[1]
-    shutil.rmtree(folder)
+    assert not psutil.wait_procs(running, timeout=60)[1]
+    assert not Path(folder).exists()
 
 
 # -- plain where it must be

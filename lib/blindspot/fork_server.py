@@ -105,6 +105,7 @@ class Server:
         self.kind = kind
         self.environment = dict(os.environ)
         self.software = describe_software()
+        self.address = Path(address)
         self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.listener.bind(address)
         self.listener.listen(128)
@@ -122,9 +123,15 @@ class Server:
                 if key.fileobj is self.listener:
                     self.answer(self.listener.accept()[0])
                 elif key.fd == self.alive:
-                    return
+                    return self.remove_folder()
                 else:
                     self.follow(key)
+
+    def remove_folder(self) -> None:
+        """Remove the socket, and its folder after the last one, which a killed starting process left behind."""
+        with contextlib.suppress(OSError):
+            self.address.unlink()
+            self.address.parent.rmdir()
 
     def answer(self, connection: socket.socket) -> None:
         """Fork for a request, or refuse it."""
