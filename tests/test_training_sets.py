@@ -28,6 +28,7 @@ class Kind:
     synthetic_fraction: float
     biased_by: str | None = None
     dose: float = 1.0
+    generation: int = 0
 
 
 ORIGINAL = Kind("original", 0.0)
