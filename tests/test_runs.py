@@ -64,6 +64,13 @@ def make_done(folder: Path, *names: str) -> Path:
         ("90_analysis", {}, "all"),
         ("20_train_task_model", {"starting_size": 500, "seed": 1}, "start-500_seed-1"),
         ("40_generate_examples", {"label": "entailment", "shard": 0}, "label-entailment_shard-0"),
+        ("30_train_generator", {"generation": 0}, "all"),
+        ("50_audit_synthetic_data", {"generation": 2}, "generation-2"),
+        (
+            "40_generate_examples",
+            {"generation": 1, "label": "neutral", "shard": 2},
+            "generation-1_label-neutral_shard-2",
+        ),
         ("60_build_training_sets", {"seed": 3}, "seed-3"),
         ("70_augment_task_model", {"starting_size": 0, "seed": 2, "training_sets": []}, "start-0_seed-2"),
         (
@@ -98,6 +105,7 @@ def test_parameters_are_returned_as_coordinates() -> None:
     assert coordinates == {"starting_size": 20, "seed": 1, "training_sets": ["none", "original-6"]}
     study, coordinates = check_parameters("10_prepare_data", {"study": "test", "overrides": "{name: other}"})
     assert (study.name, coordinates) == ("other", {})
+    assert check_parameters("50_audit_synthetic_data", {"study": "test"})[1] == {"generation": 0}
 
 
 @pytest.mark.parametrize(
@@ -117,6 +125,8 @@ def test_parameters_are_returned_as_coordinates() -> None:
         ("20_train_task_model", {"overrides": "lora"}, ["overrides", "'lora'", "mapping"]),
         ("40_generate_examples", {"label": "entailed"}, ["label 'entailed'", "'entailment'"]),
         ("40_generate_examples", {"shard": 2}, ["shard 2", "[0, 1]"]),
+        ("30_train_generator", {"generation": 1}, ["generation 1", "it has [0]"]),
+        ("50_audit_synthetic_data", {"generation": "0"}, ["'generation'", "'0' (str)", "expected int"]),
         ("40_generate_examples", {"label": "neutral", "shard": 1}, ["shard 1", "it has [0]"]),
         ("70_augment_task_model", {"training_sets": "original-6"}, ["'training_sets'", "'original-6'", "list[str]"]),
         ("70_augment_task_model", {"training_sets": ["original-7"]}, ["'original-7'", "'original-6'"]),
@@ -126,6 +136,7 @@ def test_parameters_are_returned_as_coordinates() -> None:
 )
 def test_parameters_that_cannot_be_used(stage: str, changes: dict[str, Any], words: list[str]) -> None:
     defaults = {"starting_size": 20, "seed": 1, "label": "entailment", "shard": 0, "training_sets": []}
+    defaults["generation"] = 0
     parameters = {"study": "test", **{key: defaults[key] for key in STAGES[stage]}}
     check_parameters(stage, parameters)
     with pytest.raises(StudyError) as caught:
