@@ -13,6 +13,7 @@ from blindspot.dose_figures import draw_dose_response, draw_dose_response_static
 from blindspot.dose_response import (
     DOSE_COLUMNS,
     TREND_COLUMNS,
+    drop_inner_doses,
     estimate_dose_trends,
     find_dose_curves,
     tabulate_dose_response,
@@ -133,6 +134,12 @@ def test_a_study_without_doses_has_no_rows_and_no_figure() -> None:
     for draw in (draw_dose_response, draw_dose_response_static):
         with pytest.raises(ValueError, match="differ in dose only"):
             draw(table)
+
+
+def test_figure1_keeps_the_ends_of_a_curve() -> None:
+    points = pd.DataFrame({"training_kind": ["none", "zero", "half", "full", "original"], "accuracy": range(5)})
+    assert drop_inner_doses(points, KINDS)["training_kind"].tolist() == ["none", "zero", "full", "original"]
+    assert len(drop_inner_doses(points, KINDS[:2])) == len(drop_inner_doses(points, KINDS[:1])) == 5
 
 
 def list_drawn(table: pd.DataFrame) -> list[tuple[float, ...]]:

@@ -25,12 +25,13 @@ OVERRIDES: dict[str, Any] = {
     "data.sandbox.mismatched_pairs": 15,
     "data.sandbox.hans_per_subcase": 1,
     "task_model.starting_sizes": [8],
-    "generator.training_size": 800,
+    "generator.training_size": 600,
+    "generator.training.per_device_train_batch_size": 4,
     "generator.generations": 1,
     "generator.retraining_pairs_per_label": 100,
-    "generation.examples_per_label": dict.fromkeys(LABELS, 180),
-    "generation.shard_size": 180,
-    "generation.batch_size": 180,
+    "generation.examples_per_label": dict.fromkeys(LABELS, 150),
+    "generation.shard_size": 150,
+    "generation.batch_size": 150,
     "training_sets.pairs_per_label": [2],
     "training_sets.kinds": [
         {"name": "dose_0", "synthetic_fraction": 1.0, "biased_by": "lexical_overlap", "dose": 0.0},
@@ -85,7 +86,7 @@ def test_a_generation_learns_from_the_one_before(results: Path, written: list[pd
     assert "50_audit_synthetic_data/all/synthetic.parquet" in read
     assert not [shown for shown in read if shown.startswith("10_")], "no original pair is seen again"
     for generation, table in enumerate(written):
-        assert len(table) == 540 and set(table["generation"]) == {generation}
+        assert len(table) == 450 and set(table["generation"]) == {generation}
         assert table.index.is_unique and table["accepted"].sum() > 20
     assert not set(written[0].index) & set(written[1].index)
     assert (written[0]["raw_text"].to_numpy() != written[1]["raw_text"].to_numpy()).mean() > 0.5

@@ -57,6 +57,12 @@ def _name_curve(heuristic: str, fraction: float, generation: int) -> str:
     return f"{heuristic.replace('_', ' ')}, {share}" + (f" of generation {generation}" if generation else "")
 
 
+def drop_inner_doses(points: pd.DataFrame, kinds: Sequence[TrainingKindLike]) -> pd.DataFrame:
+    """The points without the kinds between the two ends of a dose curve: those lines have a figure of their own."""
+    inner = {name for curve in find_dose_curves(kinds) for name in list(curve.kinds.values())[1:-1]}
+    return points[~points["training_kind"].isin(inner)]
+
+
 def tabulate_dose_response(
     cells: Cells, kinds: Sequence[TrainingKindLike], *, test_sets: Sequence[str] = DOSE_TEST_SETS
 ) -> pd.DataFrame:
