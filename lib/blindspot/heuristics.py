@@ -173,6 +173,37 @@ def add_heuristic_columns(
     return table
 
 
+def add_missing_heuristics(
+    table: pa.Table,
+    *,
+    heuristics: Sequence[str] = HEURISTICS,
+    detectors: Sequence[str] = DETECTORS,
+    parse: Callable[[str], str | None] | None = None,
+) -> pa.Table:
+    """Append those heuristic columns that the table lacks; null for a row that was not accepted.
+
+    The table needs `premise` and `hypothesis`; where it has `accepted`, other rows may lack both. `parse` gives a
+    premise's binary parse, or None; without it, and without the column `premise_parse`, the constituent heuristic is
+    null.
+    """
+    lacking = [(h, d) for h in heuristics for d in detectors if heuristic_column(h, d) not in table.column_names]
+    rows = np.arange(table.num_rows)
+    if "accepted" in table.column_names:
+        rows = np.flatnonzero(table["accepted"].to_numpy(zero_copy_only=False))
+    names = [name for name in ("premise", "hypothesis", "premise_parse") if name in table.column_names]
+    pairs = table.select(names).take(pa.array(rows)) if lacking else table
+    if parse and "premise_parse" not in names and any(heuristic == "constituent" for heuristic, _ in lacking):
+        parses = pa.array([parse(premise) for premise in pairs["premise"].to_pylist()], pa.string())
+        pairs = pairs.append_column("premise_parse", parses)
+    places = np.full(table.num_rows, -1)
+    places[rows] = np.arange(len(rows))
+    for heuristic, detector in lacking:
+        values = pa.array(_column_values(pairs, heuristic, detector), pa.bool_())
+        taken = values.take(pa.array(places, mask=places < 0))
+        table = table.append_column(heuristic_column(heuristic, detector), taken)
+    return table
+
+
 def _column_values(table: pa.Table, heuristic: str, detector: str) -> Iterable[bool | None]:
     first = "premise_parse" if heuristic == "constituent" else "premise"
     if first not in table.column_names and first == "premise_parse":

@@ -116,7 +116,8 @@ def _add_legends(figure: Figure, table: pd.DataFrame, test_sets: tuple[str, ...]
 
 def _add_legend(figure: Figure, keys: list[Line2D], title: str, place: Any) -> None:
     look: dict[str, Any] = {"fontsize": 8.5, "title_fontsize": 8.5, "frameon": False, "alignment": "left"}
-    figure.legend(handles=keys, title=title, loc=place, ncols=min(len(keys), 4), handlelength=2.6, **look)
+    columns = len(keys) if len(keys) <= 4 else 2
+    figure.legend(handles=keys, title=title, loc=place, ncols=columns, handlelength=2.6, **look)
 
 
 def draw_starts_static(results: pd.DataFrame) -> Figure:
