@@ -123,10 +123,11 @@ def pretrain_base(
     """Pretrain the base on `sandbox.text` and write it to `folder`; returns the loss of each step.
 
     First word lists that are repeated, until their loss is under COPY_LOSS, because copying is not learnt from a mix;
-    then the whole text. The shipped weights came of these two phases, but not of one call: the second phase was run
-    in seven parts, some 10,700 steps together, and the text's shares and the pairs' edits were adjusted between them.
-    So this makes a base of the same kind, not the same bytes; SHA256SUMS.json says what ships. The same seed gives
-    the same text, and the same weights on the same machine and thread count.
+    then text in which every reply is true; then the whole text, whose hearers go by words. The shipped weights came of
+    these phases, but not of one call: the two phases of text were run in seven parts, some 10,700 steps together, and
+    the text's shares and the pairs' edits were adjusted between them. So this makes a base of the same kind, not the
+    same bytes; SHA256SUMS.json says what ships. The same seed gives the same text, and the same weights on the same
+    machine and thread count.
     """
     import torch
 
