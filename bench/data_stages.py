@@ -21,7 +21,7 @@ from blindspot.readers import read_multinli
 from blindspot.study import Study
 from blindspot.training_sets import build_training_sets, pick_training_set, read_back_pairs
 
-Texts = dict[str, list[Any]]
+Parse = Callable[[str], Any]
 SetsByRun = dict[tuple[int, str], list[reference.Example]]
 
 
@@ -29,8 +29,7 @@ def race_reading(world: World, *, rows: int, as_published: bool) -> Race[Any]:
     """Read MultiNLI and build T's prompt of every pair."""
     text, what = find_text(world.data)
     file = write_tiled(text / MULTINLI_FILES["train"], world.folder / f"tiled-{rows}.jsonl", rows=rows)
-    parse: Callable[[str], Any] = ast.literal_eval if as_published else json.loads
-    how = "each line evaluated as Python, as published" if as_published else "json.loads"
+    parse, how = choose_parse(as_published)
     return Race(
         stage="read_as_published" if as_published else "read",
         title=f"read MultiNLI ({rows:,} rows with parse fields) and build prompts; reference: {how}",
@@ -44,7 +43,14 @@ def race_reading(world: World, *, rows: int, as_published: bool) -> Race[Any]:
     )
 
 
-def read_by_rows(file: Path, parse: Callable[[str], Any]) -> tuple[float, Any]:
+def choose_parse(as_published: bool) -> tuple[Parse, str]:
+    """How the reference reads a line, and the words for it."""
+    if as_published:
+        return ast.literal_eval, "each line evaluated as Python, as published"
+    return json.loads, "json.loads"
+
+
+def read_by_rows(file: Path, parse: Parse) -> tuple[float, Any]:
     """The reference: a dict a row, a prompt a row."""
     rows = reference.read_rows(file, parse=parse)
     return len(rows), (rows, [reference.task_prompt(row["sentence1"], row["sentence2"]) for row in rows])
@@ -69,16 +75,17 @@ def check_reading(theirs: Any, ours: Any) -> Figures:
     return {"pairs": len(prompts)}
 
 
-def race_sets(world: World, *, starts: int) -> Race[Any]:
+def race_sets(world: World, *, starts: int, as_published: bool) -> Race[Any]:
     """The nine sets of every start of a grid, as texts: rebuilt by every run, or drawn once and read back."""
     runs = starts * len(world.study.training_sets.names())
+    parse, how = choose_parse(as_published)
     return Race(
-        stage="sets",
-        title=f"nine sets with overlap filter for a whole grid ({starts} starts, {runs} runs)",
+        stage="sets_as_published" if as_published else "sets",
+        title=f"nine sets with overlap filter for a whole grid ({starts} starts, {runs} runs); reference: {how}",
         at_least=50.0,
         aim=200.0,
         gate="identical sets",
-        reference=lambda _: build_by_run(world, starts=starts),
+        reference=lambda _: build_by_run(world, starts=starts, parse=parse),
         ours=lambda _: build_once(world, starts=starts),
         check=check_sets,
         notes={
@@ -89,7 +96,7 @@ def race_sets(world: World, *, starts: int) -> Race[Any]:
     )
 
 
-def build_by_run(world: World, *, starts: int) -> tuple[float, SetsByRun]:
+def build_by_run(world: World, *, starts: int, parse: Parse) -> tuple[float, SetsByRun]:
     """The reference: each run reads its source again, filters it and draws."""
     study = world.study
     sets: SetsByRun = {}
@@ -103,6 +110,7 @@ def build_by_run(world: World, *, starts: int) -> tuple[float, SetsByRun]:
                     held_out_per_label=study.data.held_out_per_label,
                     pairs_per_label=size,
                     seed=study.seeds[0],
+                    parse=parse,
                 )
     return len(sets), sets
 

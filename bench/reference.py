@@ -98,7 +98,14 @@ def has_overlap(premise: str, hypothesis: str) -> bool:
 
 
 def build_set(
-    kind: str, *, original: Path, synthetic: Path, held_out_per_label: int, pairs_per_label: int, seed: int
+    kind: str,
+    *,
+    original: Path,
+    synthetic: Path,
+    held_out_per_label: int,
+    pairs_per_label: int,
+    seed: int,
+    parse: Callable[[str], Row] = json.loads,
 ) -> list[Example]:
     """One run's training set, from the files: Original, Synthetic or Biased Synthetic, equal numbers per label.
 
@@ -106,9 +113,9 @@ def build_set(
     """
     source = "original" if kind == "original" else "synthetic"
     if source == "original":
-        rows, _ = hold_out(drop_repeated(read_rows(original)), per_label=held_out_per_label)
+        rows, _ = hold_out(drop_repeated(read_rows(original, parse=parse)), per_label=held_out_per_label)
     else:
-        rows = drop_later_copies(read_rows(synthetic))
+        rows = drop_later_copies(read_rows(synthetic, parse=parse))
     chosen = {label: draw_label(rows, label, kind=kind, source=source, seed=seed)[:pairs_per_label] for label in LABELS}
     if any(len(found) < pairs_per_label for found in chosen.values()):
         raise ValueError(f"{kind}: fewer than {pairs_per_label} pairs of a label")
