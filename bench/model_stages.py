@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,6 @@ from blindspot.heuristics import lexical_overlap
 from blindspot.models import load_adapter, merged
 from blindspot.prediction import predict_logits, tabulate_predictions, tokenize_pairs
 from blindspot.prompts import extract_pair, find_stop, generator_prompt
-from blindspot.training_sets import read_back_pairs
 
 TEST_SPLITS = ("matched", "mismatched", "hans")
 
@@ -161,14 +159,16 @@ def find_overlap(written: Written, kept: np.ndarray) -> np.ndarray:
 
 
 def race_evaluation(world: World) -> Race[Any]:
-    """Every accuracy of one model: seven passes, or one over the union."""
+    """Every accuracy of one model: seven passes, or one over the union. Models are loaded before on both sides."""
+    model = reference_models.load_task_model(world.model, world.start)
+    tokenizer = reference_models.load_tokenizer(world.model)
     return Race(
         stage="evaluation",
         title="evaluation of one model",
         at_least=3.0,
         aim=5.0,
         gate="logits within 1e-5, accuracies identical",
-        reference=lambda _: (1, reference_models.evaluate(world.model, world.start, world.data, world.study)),
+        reference=lambda _: (1, reference_models.evaluate(model, tokenizer, world.data)),
         ours=lambda _: (1, evaluate_once(world)),
         check=check_evaluation,
         notes={"rows": {name: len(world.tables[name]) for name in TEST_SPLITS}, "reference": "seven passes"},
@@ -195,17 +195,3 @@ def check_evaluation(theirs: Any, ours: Any) -> Figures:
     for name, accuracy in theirs[0].items():
         require(ours[0][name] == accuracy, f"accuracy on {name}: {accuracy} and {ours[0][name]}")
     return {"largest_difference": max(gaps), "accuracies": theirs[0]}
-
-
-def read_sets(world: World, folder: Path) -> dict[str, list[reference.Example]]:
-    """The texts of every set that `data_stages.draw_sets` gives."""
-    from bench.data_stages import SOURCES, draw_sets, write_sources
-
-    write_sources(world, folder)
-    tables = [read_table(folder / f"{name}.parquet") for name in SOURCES]
-    sets = {}
-    for name, chosen in draw_sets(world.study, folder).items():
-        texts = read_back_pairs(chosen, original=tables[0], synthetic=tables[1])
-        columns = (texts[column].to_pylist() for column in ("premise", "hypothesis", "gold_label"))
-        sets[name] = list(zip(*columns, strict=True))
-    return sets

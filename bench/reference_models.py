@@ -19,7 +19,6 @@ import torch
 
 from bench import reference
 from blindspot.data import HANS_FILES, MULTINLI_FILES
-from blindspot.study import Study
 
 LABELS = reference.LABELS
 DECODING_STEPS = 512
@@ -44,13 +43,14 @@ def load_task_model(base: Path, adapter: Path, *, is_trainable: bool = False) ->
     return model if is_trainable else model.eval()
 
 
-def load_generator(base: Path, adapter: Path) -> Any:
+def load_generator(base: Path, adapter: Path, *, is_trainable: bool = False) -> Any:
     """G: base, peft's adapter beside it, its own embeddings and head."""
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
     plain = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    return PeftModel.from_pretrained(plain, str(adapter)).eval()
+    model = PeftModel.from_pretrained(plain, str(adapter), is_trainable=is_trainable)
+    return model if is_trainable else model.eval()
 
 
 @torch.no_grad()
@@ -70,7 +70,7 @@ def generate(
     ).numpy()
 
 
-def read_tests(data: Path, study: Study) -> dict[str, list[dict[str, Any]]]:
+def read_tests(data: Path) -> dict[str, list[dict[str, Any]]]:
     """The files that the test sets come from, as read by one pass: rows with premise, hypothesis, label, cell."""
     found = {}
     for name in ("matched", "mismatched"):
@@ -110,12 +110,11 @@ PASSES: tuple[tuple[str, str, Callable[[dict[str, Any]], bool], bool], ...] = (
 )
 
 
-def evaluate(base: Path, adapter: Path, data: Path, study: Study) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+def evaluate(model: Any, tokenizer: Any, data: Path) -> tuple[dict[str, float], dict[str, np.ndarray]]:
     """Accuracy of each pass, and the logits of each: the files read, and the rows predicted, anew for each."""
-    model, tokenizer = load_task_model(base, adapter), load_tokenizer(base)
     accuracies, logits = {}, {}
     for name, file, belongs, two_labels in PASSES:
-        rows = [row for row in read_tests(data, study)[file] if belongs(row)]
+        rows = [row for row in read_tests(data)[file] if belongs(row)]
         logits[name] = predict(model, tokenizer, [reference.task_prompt(r["premise"], r["hypothesis"]) for r in rows])
         predicted = [LABELS[column] for column in logits[name].argmax(axis=1)]
         right = 0
