@@ -165,7 +165,7 @@ def train(
     is_causal: bool = False,
 ) -> None:
     """One run of transformers' Trainer with validation at the end, saved by peft into `folder`."""
-    from transformers import Trainer, TrainingArguments
+    from transformers import PrinterCallback, Trainer, TrainingArguments
 
     with tempfile.TemporaryDirectory(prefix="blindspot-bench-") as scratch:
         arguments = TrainingArguments(
@@ -182,13 +182,15 @@ def train(
             remove_unused_columns=False,
             **json.loads(settings.model_dump_json()),
         )
-        Trainer(
+        trainer = Trainer(
             model=model,
             args=arguments,
             train_dataset=rows,  # type: ignore[arg-type]
             eval_dataset=validation,  # type: ignore[arg-type]
             data_collator=lambda items: pad_items(tokenizer, items, is_causal=is_causal),
-        ).train()
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
     model.save_pretrained(str(folder))
 
 

@@ -217,10 +217,10 @@ def race_start(world: World, *, pairs: int) -> Race[Any]:
         title=f"one starting task model ({pairs:,} pairs)",
         at_least=None,
         aim=None,
-        gate="same loop as Trainer's (tests/test_training.py)",
+        gate="none here: tests/test_training.py holds both together",
         reference=theirs,
         ours=ours,
-        check=lambda _, __: {},
+        check=None,
     )
 
 
@@ -261,8 +261,8 @@ def race_generator(world: World, *, pairs: int) -> Race[Any]:
         title=f"the generator's training ({pairs:,} texts)",
         at_least=None,
         aim=None,
-        gate="same loop as Trainer's (tests/test_training.py)",
+        gate="none here: tests/test_training.py holds both together",
         reference=theirs,
         ours=ours,
-        check=lambda _, __: {},
+        check=None,
     )
