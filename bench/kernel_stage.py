@@ -14,7 +14,9 @@ from jupyter_client import AsyncKernelManager
 from bench.measure import Figures, find_ratio, meets, say, spread, stamp
 from blindspot.execute import kernel_config
 
-IMPORTS = "import datasets, pandas, peft, pyarrow.parquet, torch, transformers, transformers.models.llama.modeling_llama"
+IMPORTS = (
+    "import datasets, pandas, peft, pyarrow.parquet, torch, transformers, transformers.models.llama.modeling_llama"
+)
 AT_LEAST, AIM = 5.0, 11.0
 
 

@@ -149,6 +149,7 @@ def agree_by_ks(reference: np.ndarray, ours: np.ndarray, *, what: str, least: fl
     """p of the two-sample Kolmogorov-Smirnov test. Raises GateError for p of at most `least`."""
     from scipy.stats import ks_2samp
 
+    require(len(reference) > 0 and len(ours) > 0, f"{what}: {len(reference)} and {len(ours)} examples, none to compare")
     found = float(ks_2samp(np.asarray(reference, dtype=float), np.asarray(ours, dtype=float)).pvalue)
     require(found > least, f"{what} differ: KS p = {found:.2g} over {len(reference)} and {len(ours)} examples")
     return found

@@ -71,9 +71,7 @@ def generator_prompt(label: str) -> str:
 
 def generator_text(label: str, premise: str, hypothesis: str) -> str:
     """What G is trained on."""
-    return (
-        f"{generator_prompt(label)}. Premise: {premise} Hypothesis: {hypothesis} -- This is the end of the example."
-    )
+    return f"{generator_prompt(label)}. Premise: {premise} Hypothesis: {hypothesis} -- This is the end of the example."
 
 
 def extract(text: str, *, label: str) -> tuple[str, str] | None:
@@ -91,10 +89,12 @@ def has_overlap(premise: str, hypothesis: str) -> bool:
     for word in premise.split():
         if word not in (".", "?", "!"):
             premise_words.append(word.lower())
+    has_all = True
     for word in hypothesis.split():
         if word not in (".", "?", "!") and word.lower() not in premise_words:
-            return False
-    return True
+            has_all = False
+            break
+    return has_all
 
 
 def build_set(

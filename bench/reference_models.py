@@ -185,8 +185,8 @@ def train(
         trainer = Trainer(
             model=model,
             args=arguments,
-            train_dataset=rows,  # type: ignore[arg-type]
-            eval_dataset=validation,  # type: ignore[arg-type]
+            train_dataset=rows,
+            eval_dataset=validation,
             data_collator=lambda items: pad_items(tokenizer, items, is_causal=is_causal),
         )
         trainer.remove_callback(PrinterCallback)

@@ -28,16 +28,25 @@ SYNTHETIC_TILE = 100_000
 
 
 def measure_memory(
-    *, text: Path, folder: Path, synthetic_rows: int, world: Path, study: str, shards: tuple[int, int]
+    *,
+    text: Path,
+    folder: Path,
+    synthetic_rows: int,
+    held_out: int,
+    largest: int,
+    world: Path,
+    study: str,
+    shards: tuple[int, int],
 ) -> Figures:
     """Peak memory of 10_prepare_data's and 60_build_training_sets's calls, and of generation at two lengths.
 
-    text: a data folder with the original rows; world: a bench world, for the generator.
+    text: a data folder with the original rows; held_out and largest: pairs per label held out, and in the largest set;
+    world: a bench world, for the generator of a study.
     """
     store = folder / "store"
-    peaks = {"10_prepare_data": run_job("prepare", text, store)}
+    peaks = {"10_prepare_data": run_job("prepare", text, store, held_out)}
     run_job("synthesise", store / "train.parquet", folder / "synthetic.parquet", synthetic_rows)
-    peaks["60_build_training_sets"] = run_job("sets", store / "train.parquet", folder / "synthetic.parquet")
+    peaks["60_build_training_sets"] = run_job("sets", store / "train.parquet", folder / "synthetic.parquet", largest)
     generation = {count: run_job("generate", world, study, count) for count in shards}
     growth = generation[shards[1]] / generation[shards[0]] - 1
     rows = {"original": pq.read_metadata(store / "train.parquet").num_rows, "synthetic": synthetic_rows}
@@ -70,16 +79,23 @@ def run_job(job: str, *arguments: object) -> float:
 
 
 def read_peak_gib() -> float:
-    """Peak resident set of this process so far (the system counts in KiB, macOS in bytes)."""
+    """Peak resident set of this program so far.
+
+    Linux's getrusage begins with what the process that started this one held, so its own status is read there.
+    """
+    status = Path("/proc/self/status")
+    if status.is_file():
+        [line] = [line for line in status.read_text(encoding="utf-8").splitlines() if line.startswith("VmHWM")]
+        return int(line.split()[1]) / 2**20
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**30 if sys.platform == "darwin" else 2**20)
 
 
-def prepare(text: Path, store: Path) -> None:
+def prepare(text: Path, store: Path, held_out: int) -> None:
     """The calls of 10_prepare_data."""
     from blindspot.audit import build_table1
 
-    tables, _ = prepare_store(text, held_out_per_label=250)
+    tables, _ = prepare_store(text, held_out_per_label=held_out)
     build_table1(original=tables["train"])
     write_store(tables, store)
 
@@ -126,8 +142,8 @@ def decorate(pairs: pa.Table, *, first: int, rng: np.random.Generator) -> pa.Tab
     return pa.table(columns)
 
 
-def build_sets(original_file: Path, synthetic_file: Path) -> None:
-    """The calls of 60_build_training_sets, at the paper's sizes."""
+def build_sets(original_file: Path, synthetic_file: Path, largest: int) -> None:
+    """The calls of 60_build_training_sets with the paper's kinds; `largest` pairs per label, half and a quarter."""
     from blindspot.heuristics import heuristic_column
     from blindspot.training_sets import build_training_sets, describe_training_set, read_back_pairs
 
@@ -137,7 +153,7 @@ def build_sets(original_file: Path, synthetic_file: Path) -> None:
         original=original,
         synthetic=synthetic,
         kinds=settings.kinds,
-        pairs_per_label=settings.pairs_per_label,
+        pairs_per_label=[largest // 4, largest // 2, largest],
         seed=1,
         overlap_detector=settings.overlap_detector,
         deduplicate=settings.deduplicate_synthetic,
@@ -145,7 +161,7 @@ def build_sets(original_file: Path, synthetic_file: Path) -> None:
     column = heuristic_column("lexical_overlap", settings.overlap_detector)
     for name, table in sets.items():
         describe_training_set(name, table, original=original, synthetic=synthetic, overlap_column=column)
-    read_back_pairs(sets[settings.names()[-1]], original=original, synthetic=synthetic)
+    read_back_pairs(list(sets.values())[-1], original=original, synthetic=synthetic)
     write_table(pa.concat_tables(sets.values()), synthetic_file.with_name("training_sets.parquet"))
 
 
@@ -168,17 +184,14 @@ def main() -> None:
     """Run one job and print its peak memory as JSON."""
     parser = argparse.ArgumentParser(description="one job of the memory measurement, in a process of its own")
     parser.add_argument("job", choices=("prepare", "synthesise", "sets", "generate"))
-    parser.add_argument("arguments", nargs="+")
+    parser.add_argument("arguments", nargs=3)
     options = parser.parse_args()
-    first, second, *rest = options.arguments
-    if options.job == "prepare":
-        prepare(Path(first), Path(second))
-    elif options.job == "synthesise":
-        synthesise(Path(first), Path(second), int(rest[0]))
-    elif options.job == "sets":
-        build_sets(Path(first), Path(second))
+    first, second, number = options.arguments
+    if options.job == "generate":
+        generate(Path(first), second, int(number))
     else:
-        generate(Path(first), second, int(rest[0]))
+        jobs = {"prepare": prepare, "synthesise": synthesise, "sets": build_sets}
+        jobs[options.job](Path(first), Path(second), int(number))
     print(json.dumps({"peak_gib": read_peak_gib()}))
 
 

@@ -67,7 +67,7 @@ def compose_reference(study: Study, stages: Figures, *, number: int, train_pairs
     starts = study.task_model.starting_sizes
     sets = len(study.training_sets.names())
     models = len(starts) * (1 + sets)
-    batches = sum(-(-study.generation.examples_per_label[label] // GENERATION_BATCH) for label in LABELS)
+    batches = sum(-(-rows // GENERATION_BATCH) for rows in study.generation.examples_per_label.values())
     cells = len(starts) + 1 + len(LABELS) + len(starts) * sets + models
     counts = {
         "kernel_start": (unit("kernel_start"), cells),

@@ -61,10 +61,10 @@ class World:
         return self.folder / "synthetic" / MULTINLI_FILES["train"]
 
 
-def build_world(study: Study, work: Path, *, generator_pairs: int | None, start_pairs: int) -> World:
+def build_world(study: Study, work: Path, *, start_pairs: int) -> World:
     """The world of a study, from `work` where it was made before out of the same sandbox."""
     sandbox = [hash_file(path) for path in sorted((ROOT / "lib" / "blindspot" / "sandbox").rglob("*.*[!c]"))]
-    key = json.dumps([study.model_dump(mode="json"), generator_pairs, start_pairs, sandbox], sort_keys=True)
+    key = json.dumps([study.model_dump(mode="json"), start_pairs, sandbox], sort_keys=True)
     folder = work / hashlib.sha256(key.encode()).hexdigest()[:12]
     ready = folder / "ready"
     if not ready.is_file():
@@ -72,8 +72,7 @@ def build_world(study: Study, work: Path, *, generator_pairs: int | None, start_
     base = load_base(study.base_model, sandbox_model=folder / "model")
     world = World(study=study, folder=folder, base=base, tables=read_store(folder / "store"))
     if not ready.is_file():
-        say("training the generator and the starting task model that the stages run on")
-        train_generator(world, pairs=generator_pairs)
+        say("training the starting task model that the stages run on")
         train_start(world, pairs=start_pairs)
         ready.touch()
     return world
@@ -91,11 +90,14 @@ def write_files(study: Study, folder: Path) -> None:
     write_store(tables, folder / "store")
 
 
-def train_generator(world: World, *, pairs: int | None) -> None:
-    """G as 30_train_generator makes it."""
+def train_generator(world: World, *, pairs: int) -> None:
+    """G as 30_train_generator makes it, from so many texts at most; kept where it was made before."""
+    if (world.generator / "ready").is_file():
+        return
+    say("training the generator that the stages run on")
     study, base = world.study, world.base
     train = world.tables["train"]
-    chosen = select_training_pairs(train, size=min(pairs or len(train), len(train)), seed=study.generator.seed)
+    chosen = select_training_pairs(train, size=min(pairs, len(train)), seed=study.generator.seed)
     texts = build_generator_texts(*(chosen[name].to_pylist() for name in ("gold_label", "premise", "hypothesis")))
     adapter = new_adapter(
         base, study.lora, seed=study.generator.seed, saved_modules=tuple(study.generator.modules_to_save)
@@ -104,6 +106,7 @@ def train_generator(world: World, *, pairs: int | None) -> None:
     options: dict[str, Any] = {"settings": study.generator.training, "lora": study.lora, "task": "causal_lm"}
     [trained] = train_adapters(base, [run], **options)
     save_adapter(world.generator, trained, lora=study.lora, base=base)
+    (world.generator / "ready").touch()
 
 
 def train_start(world: World, *, pairs: int) -> None:
