@@ -1,4 +1,4 @@
-# make study | test | lab | plan | setup        STUDY=sandbox        OVERRIDES='{seeds: [1], lora.r: 8}'
+# make study | test | lab | plan | bench | setup        STUDY=sandbox        OVERRIDES='{seeds: [1], lora.r: 8}'
 STUDY ?= sandbox
 OVERRIDES ?=
 PYTHON ?= python3
