@@ -30,6 +30,8 @@ def measure_growth(world: World, *, data_rows: int, examples: int, pairs: int, r
         "generation": (examples, lambda rows: generate_examples(world, rows, batch=examples)),
         "evaluation": (pairs, lambda rows: evaluate_pairs(world, rows)),
     }
+    for times in (1, TIMES):
+        tile_text(world, times * data_rows)  # before anything is timed
     figures = {name: compare_sizes(job, rows, rounds=rounds) for name, (rows, job) in jobs.items()}
     say("linearity: " + ", ".join(f"{name} {found['ratio']:.2f}" for name, found in figures.items()))
     return {
@@ -53,19 +55,19 @@ def compare_sizes(job: Callable[[int], None], rows: int, *, rounds: int) -> Figu
     return {"rows": rows, "seconds_per_row_1x": small, "seconds_per_row_10x": large, "ratio": large / small}
 
 
+def tile_text(world: World, rows: int) -> Path:
+    """A training file of so many rows, which the stages share."""
+    text, _ = find_text(world.data)
+    return write_tiled(text / MULTINLI_FILES["train"], world.folder / f"tiled-{rows}.jsonl", rows=rows)
+
+
 def prepare_rows(world: World, rows: int) -> None:
     """What 10_prepare_data does with the training file."""
-    text, _ = find_text(world.data)
-    file = write_tiled(text / MULTINLI_FILES["train"], tiled_path(world, rows), rows=rows)
+    file = tile_text(world, rows)
     table, _ = read_multinli(file, split="train")
     train, held_out = hold_out_pairs(drop_repeated_pairs(table), per_label=min(250, rows // 30))
     finish_pairs(train)
     finish_pairs(held_out)
-
-
-def tiled_path(world: World, rows: int) -> Path:
-    """Where a tiled file of so many rows lies; the stages share it."""
-    return world.folder / f"tiled-{rows}.jsonl"
 
 
 def generate_examples(world: World, rows: int, *, batch: int) -> None:
