@@ -219,7 +219,7 @@ def read_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES), metavar="STAGE", help=f"{STAGES}")
     parser.add_argument("--rounds", type=int, default=3, help="paired rounds of each stage (default 3)")
-    parser.add_argument("--study-runs", type=int, default=1, help="how often the whole study is run (default 1)")
+    parser.add_argument("--study-runs", type=int, help="how often the whole study is run (default 1; 0 with --quick)")
     parser.add_argument("--quick", action="store_true", help="sizes of seconds: whether the harness works")
     parser.add_argument("--output", type=Path, help="results file (default bench/results.json; needed with --quick)")
     parser.add_argument("--work", type=Path, default=ROOT / ".bench", help="folder for files made on the way")
@@ -229,6 +229,8 @@ def read_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f"--rounds is {options.rounds}; expected 1 or more")
     if options.quick and not options.output:
         parser.error("--quick needs --output: figures of its sizes do not belong in bench/results.json")
+    if options.study_runs is None:
+        options.study_runs = 0 if options.quick else 1
     return options
 
 

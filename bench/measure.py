@@ -128,7 +128,7 @@ def stamp() -> Figures:
         "git_commit": git_commit(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "load_before": round(os.getloadavg()[0], 2),
+        "load": round(os.getloadavg()[0], 2),
         "processor": find_processor(),
         "python": platform.python_version(),
         "versions": list_versions(),

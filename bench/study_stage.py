@@ -40,8 +40,9 @@ def measure_study(
         row |= {"ours_seconds": walls[min(number, len(walls) - 1)], "ours_work": 1}
         rows.append(row | {"ratio": find_ratio(row)})
     problem = f"not measured: {', '.join(lacking)}" if lacking else f"failed: {', '.join(failed)}" if failed else None
+    problem = problem or (None if walls else "the study was not run")
     ratio = spread([row["ratio"] for row in rows]) if rows and not problem else None
-    passed = None if lacking else not failed
+    passed = False if failed else None if problem else True
     return entry | {
         "gate": {"what": "all of the above", "passed": passed, "problem": problem, "figures": {}},
         "ratio": ratio,
