@@ -17,6 +17,7 @@ from blindspot.heuristics import (
     constituent,
     heuristic_column,
     lexical_overlap,
+    lexical_overlap_by_detector,
     list_phrases,
     split_words,
     subsequence,
@@ -51,6 +52,15 @@ def test_lexical_overlap_of_hand_made_pairs(
 ) -> None:
     assert lexical_overlap([premise], [hypothesis], detector="published").tolist() == [published]
     assert lexical_overlap([premise], [hypothesis], detector="token_aligned").tolist() == [aligned]
+
+
+def test_both_detectors_in_one_pass() -> None:
+    premises, hypotheses, published, aligned = zip(*OVERLAP_CASES, strict=True)
+    found = lexical_overlap_by_detector(premises, hypotheses)
+    assert {name: tuple(values.tolist()) for name, values in found.items()} == {
+        "published": published,
+        "token_aligned": aligned,
+    }
 
 
 def test_words_of_both_detectors() -> None:

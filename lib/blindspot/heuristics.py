@@ -90,6 +90,27 @@ def _has_overlap(premise: str, hypothesis: str, split: Words) -> bool:
     return set(split(premise)).issuperset(words)
 
 
+def lexical_overlap_by_detector(premises: Iterable[str], hypotheses: Iterable[str]) -> dict[str, np.ndarray]:
+    """`lexical_overlap` by both detectors in one pass, at half the cost of one after the other.
+
+    What `published` finds `token_aligned` finds too, so that a pair which fails the latter is settled for both.
+    """
+    pairs = zip(premises, hypotheses, strict=True)
+    grades = np.fromiter((_grade_overlap(premise, hypothesis) for premise, hypothesis in pairs), dtype=np.int8)
+    return {"published": grades == 2, "token_aligned": grades >= 1}
+
+
+def _grade_overlap(premise: str, hypothesis: str) -> int:
+    """2: overlap by both detectors, 1: by token_aligned alone, 0: by none."""
+    lowered, words = premise.lower(), hypothesis.lower().split()
+    for word in words:
+        if word not in lowered and word.strip(PUNCTUATION) not in lowered:
+            return 0
+    if set(_published_words(premise)).issuperset(word for word in words if word not in SENTENCE_STOPS):
+        return 2
+    return int(set(_aligned_words(premise)).issuperset(_aligned_words(hypothesis)))
+
+
 def subsequence(premises: Iterable[str], hypotheses: Iterable[str], *, detector: str) -> np.ndarray:
     """Which hypotheses are a contiguous stretch of their premise; a bool array with one value per pair.
 
@@ -165,9 +186,12 @@ def add_heuristic_columns(
     which that column is null. Existing columns of these names are replaced.
     """
     for heuristic in heuristics:
+        has_both = heuristic == "lexical_overlap" and set(detectors) == set(DETECTORS)
+        overlaps = _overlap_columns(table) if has_both else {}
         for detector in detectors:
             name = heuristic_column(heuristic, detector)
-            values = pa.array(_column_values(table, heuristic, detector), pa.bool_())
+            found = overlaps[detector] if has_both else _column_values(table, heuristic, detector)
+            values = pa.array(found, pa.bool_())
             kept = table.drop_columns([name]) if name in table.column_names else table
             table = kept.append_column(name, values)
     return table
@@ -202,6 +226,12 @@ def add_missing_heuristics(
         taken = values.take(pa.array(places, mask=places < 0))
         table = table.append_column(heuristic_column(heuristic, detector), taken)
     return table
+
+
+def _overlap_columns(table: pa.Table) -> dict[str, np.ndarray]:
+    batches = table.select(["premise", "hypothesis"]).to_batches(max_chunksize=BATCH_ROWS)
+    parts = [lexical_overlap_by_detector(b.column(0).to_pylist(), b.column(1).to_pylist()) for b in batches]
+    return {name: np.concatenate([part[name] for part in parts] or [np.zeros(0, dtype=bool)]) for name in DETECTORS}
 
 
 def _column_values(table: pa.Table, heuristic: str, detector: str) -> Iterable[bool | None]:

@@ -19,14 +19,14 @@ from transformers import DynamicCache
 
 from blindspot.data import LABELS
 from blindspot.models import HEAD, Adapter, Base, load_adapter, merged
-from blindspot.prompts import build_task_prompts
+from blindspot.prompts import join_task_prompts
 from blindspot.study import Lora
 from blindspot.training import shared_prefix, tokenize
 
 
 def tokenize_pairs(base: Base, pairs: pa.Table) -> list[np.ndarray]:
     """Token ids of T's prompt for each pair."""
-    return tokenize(base, build_task_prompts(pairs["premise"].to_pylist(), pairs["hypothesis"].to_pylist()))
+    return tokenize(base, join_task_prompts(pairs["premise"], pairs["hypothesis"]).to_pylist())
 
 
 def predict_logits(
