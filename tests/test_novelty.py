@@ -12,7 +12,7 @@ import pytest
 
 from blindspot import shingles
 from blindspot.audit import list_rows
-from blindspot.novelty import add_novelty_columns, summarise_novelty
+from blindspot.novelty import add_novelty_columns, list_nearest_pairs, summarise_novelty
 from blindspot.shingles import encode_shingles, find_nearest, hash_shingles, join_similar, mark_near_copies
 
 WORDS = [
@@ -196,3 +196,14 @@ def test_novelty_table() -> None:
     assert by_label["entailment"]["similarity_50"] == pytest.approx(0.6)
     assert by_label["entailment"]["similarity_90"] == pytest.approx(9 / 13)
     assert none["similarity_50"] is None
+
+
+def test_nearest_pairs_stand_side_by_side() -> None:
+    marked = add_novelty_columns(SYNTHETIC, training=TRAINING)
+    frame = list_nearest_pairs(marked, training=TRAINING, rows=3)
+    assert frame["similarity"].tolist() == pytest.approx([1, 1, 9 / 13])
+    assert frame.iloc[2].drop("similarity").to_dict() == {
+        **{"gold_label": "entailment", "premise": "The man saw the old cat.", "hypothesis": "The man ran."},
+        **{"training_premise": "The man saw the old dog.", "training_hypothesis": "The man ran."},
+    }
+    assert len(list_nearest_pairs(marked.slice(4), training=TRAINING, rows=3)) == 1

@@ -68,6 +68,24 @@ def _take_ids(ids: pa.ChunkedArray, rows: np.ndarray) -> pa.ChunkedArray:
     return ids.take(pa.array(rows, mask=rows < 0))
 
 
+def list_nearest_pairs(synthetic: pa.Table, *, training: pa.Table, rows: int) -> pd.DataFrame:
+    """The accepted pairs that are nearest to a training pair without being a copy of it, beside that pair.
+
+    Columns: gold_label, premise, hypothesis, similarity, training_label (where training has gold_label),
+    training_premise, training_hypothesis; at most `rows`, the most similar first.
+    """
+    is_near = pc.and_(pc.is_valid(synthetic["nearest_training_id"]), pc.not_equal(synthetic["novelty"], "exact"))
+    found = synthetic.filter(is_near)
+    order = pc.sort_indices(found, sort_keys=[("nearest_training_similarity", "descending")])[:rows]
+    found = found.take(order)
+    beside = training.take(pc.index_in(found["nearest_training_id"], value_set=training["pair_id"].combine_chunks()))
+    columns = {name: found[name] for name in ("gold_label", "premise", "hypothesis")}
+    columns["similarity"] = found["nearest_training_similarity"]
+    names = [name for name in ("gold_label", "premise", "hypothesis") if name in training.column_names]
+    columns |= {f"training_{name.removeprefix('gold_')}": beside[name] for name in names}
+    return pa.table(columns).to_pandas()
+
+
 def summarise_novelty(synthetic: pa.Table) -> pd.DataFrame:
     """Accepted pairs by label and for `all`: n and percent of each novelty and of near duplicates.
 
