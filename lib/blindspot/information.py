@@ -112,7 +112,7 @@ def tabulate_information(
         }
         for dataset, figures in found.items():
             for name in QUANTITIES:
-                row = {"heuristic": heuristic, "detector": detector, "dataset": dataset, "quantity": name}
+                row: dict[str, Any] = {"heuristic": heuristic, "detector": detector, "dataset": dataset, "quantity": name}
                 is_information = name == QUANTITIES[0]
                 row |= _summarise(*figures[name], level=level, cut=is_information and dataset != DIFFERENCE)
                 row["uncorrected"] = float(figures["uncorrected"][0]) if is_information else None
