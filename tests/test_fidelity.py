@@ -11,6 +11,7 @@ from blindspot.data import LABELS
 from blindspot.fidelity import (
     add_agreement,
     add_predicted_labels,
+    check_judge,
     count_confusion,
     draw_judged_rows,
     estimate_fidelity,
@@ -59,13 +60,13 @@ def test_estimate_takes_the_judges_error_off() -> None:
     rows = {row["label"]: row for row in list_rows(estimate_fidelity(judged, confusion=10 * CONFUSION, draws=400))}
     # Of entailment, T agrees on 0.8 x 90 % + 0.1 x 20 % + 0.1 x 0 %.
     assert [rows[label]["percent_agreed"] for label in LABELS] == pytest.approx([74.0, 64.0, 50.0])
-    assert [rows[label]["percent_right"] for label in LABELS] == pytest.approx([80.0, 90.0, 60.0], abs=0.1)
+    assert [rows[label]["percent_right_estimated"] for label in LABELS] == pytest.approx([80.0, 90.0, 60.0], abs=0.1)
     for label, right in ((E, 80), (N, 90), (C, 60)):
-        low, high = rows[label]["right_low"], rows[label]["right_high"]
+        low, high = rows[label]["estimated_low"], rows[label]["estimated_high"]
         assert isinstance(low, float) and isinstance(high, float)
         assert low < right < high and 3 < high - low < 15
     assert rows["all"]["percent_agreed"] == pytest.approx(188 / 3)
-    assert rows["all"]["percent_right"] == pytest.approx(230 / 3, abs=0.1)
+    assert rows["all"]["percent_right_estimated"] == pytest.approx(230 / 3, abs=0.1)
     assert rows["all"]["judged"] == 3000 and rows["all"]["agreed"] == 1880
     assert rows[E]["percent_right_true"] is None and rows["all"]["percent_right_true"] is None
 
@@ -81,7 +82,7 @@ def test_intervals_hold_the_truth() -> None:
         labels = [name for name, count in zip(LABELS, answers, strict=True) for _ in range(count)]
         judged = add_predicted_labels(make_synthetic([E] * 400), rows=np.arange(400), labels=labels)
         row = list_rows(estimate_fidelity(judged, confusion=gold, draws=200, seed=seed))[0]
-        low, high = row["right_low"], row["right_high"]
+        low, high = row["estimated_low"], row["estimated_high"]
         assert isinstance(low, float) and isinstance(high, float)
         held += low <= 70 <= high
     assert held >= 108  # 90 %; 114 are expected
@@ -93,7 +94,7 @@ def test_a_judge_that_answers_alike_tells_nothing() -> None:
     assert not judge_tells_apart(np.array([[9.0, 1.0, 0.0], [0.0, 0.0, 0.0], [0.0, 1.0, 9.0]])), "a label not met"
     judged = add_predicted_labels(make_synthetic([E, E]), rows=np.arange(2), labels=[E, N])
     row = list_rows(estimate_fidelity(judged, confusion=alike, draws=20))[0]
-    assert row["percent_agreed"] == 50 and row["percent_right"] is None and row["right_low"] is None
+    assert row["percent_agreed"] == 50 and row["percent_right_estimated"] is None and row["estimated_low"] is None
 
 
 def test_what_was_not_judged_is_missing() -> None:
@@ -103,12 +104,24 @@ def test_what_was_not_judged_is_missing() -> None:
     assert add_agreement(judged)["agreement"].to_pylist() == [True, None, None, False, None]
     rows = list_rows(estimate_fidelity(judged, confusion=CONFUSION, draws=20))
     assert [(r["judged"], r["agreed"], r["percent_agreed"]) for r in rows[:3]] == [(1, 1, 100), (1, 0, 0), (0, 0, None)]
-    assert rows[2]["percent_right"] is None
+    assert rows[2]["percent_right_estimated"] is None
     assert rows[3]["percent_agreed"] == 50, "two accepted pairs of each of two labels"
     truth = judged.append_column("true_label", pa.array([N, None, N, C, None]))
     assert add_agreement(truth)["agreement"].to_pylist() == [False, None, True, False, None], "the truth decides"
     assert [r["percent_right_true"] for r in list_rows(estimate_fidelity(truth, confusion=CONFUSION, draws=20))] == [
         *(0, 0, None, 0),
+    ]
+
+
+def test_the_assumptions_are_held_against_the_truth() -> None:
+    rows = [(E, E, E), (E, E, E), (E, E, N), (N, E, N), (N, E, E), (C, E, N), (N, N, N), (C, N, None), (C, None, C)]
+    asked, true, says = zip(*rows, strict=True)
+    columns = {"gold_label": asked, "true_label": true, "predicted_label": says, "accepted": [True] * 9}
+    checked = list_rows(check_judge(pa.table(columns), confusion=CONFUSION))
+    assert [tuple(row.values()) for row in checked] == [
+        (E, 90.0, 3, pytest.approx(200 / 3), 3, pytest.approx(100 / 3), pytest.approx(100 / 3)),
+        (N, 70.0, 1, 100.0, 0, None, None),
+        (C, 80.0, 0, None, 0, None, None),
     ]
 
 

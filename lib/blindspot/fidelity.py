@@ -9,8 +9,10 @@ by maximum likelihood, which keeps shares from 0 to 1.
 It rests on two assumptions. (1) T errs on a synthetic pair of true label y as often, and in the same direction, as on a
 gold pair of y: synthetic text that is easier or stranger breaks it. (2) Given the true label, what T says does not
 depend on what was asked for: T and G learnt from the same pairs, and where they share a misconception T confirms G's
-wrong label, so that the estimate is then too high. Where the truth is known both figures stand side by side.
-Intervals are over pairs (judged and gold), not over other judges.
+wrong label, so that the estimate is then too high. The intervals are over pairs (judged and gold); they know nothing
+of the assumptions, nor of other judges. Where the truth is known, `check_judge` holds the assumptions against it. In
+the sandbox the second one fails (of pairs that are really neutral or contradiction and were asked for as something
+else, the judge confirms the wrong label in half) and the estimate lies far above the truth: read it as an upper figure.
 """
 
 from __future__ import annotations
@@ -34,18 +36,19 @@ JUDGED_PER_LABEL = 4_000
 # the label; under this, shares of true labels cannot be told from its answers.
 LEAST_SINGULAR_VALUE = 0.2
 EM_STEPS = 500
+ESTIMATED = ("percent_right_estimated", "estimated_low", "estimated_high")
 
 
 @dataclass(frozen=True)
 class _Judged:
-    """What was judged of one label. true: how many are right by the truth, where it is known; right: the estimated
+    """What was judged of one label. true: percent right by the truth, where it is known; right: the estimated
     share that is right, followed by its draws."""
 
     label: str
     accepted: int
     judged: int
     agreed: int
-    true: int | None
+    true: float | None
     right: np.ndarray
 
 
@@ -109,9 +112,9 @@ def estimate_fidelity(synthetic: pa.Table, *, confusion: np.ndarray, draws: int 
     """The judge's agreement with the requested labels, and what it says of how many are right once its error is undone.
 
     Needs predicted_label. Columns: label (and `all`, the labels weighted by their accepted pairs), judged, agreed,
-    percent_agreed, agreed_low, agreed_high (Wilson; missing for `all`), percent_right (estimated), right_low,
-    right_high (95 %: draws of the confusion and of the answers, Dirichlet with Jeffreys' prior), and
-    percent_right_true (of the judged pairs, by true_label where there is one, undecided ones counted as wrong).
+    percent_agreed, agreed_low, agreed_high (Wilson; missing for `all`), percent_right_estimated,
+    estimated_low, estimated_high (95 %: draws of the confusion and of the answers, Dirichlet with Jeffreys' prior), and
+    percent_right_true (of the judged pairs with a true_label; missing where the truth is unknown).
     Estimates are missing where nothing was judged or the judge cannot tell the labels apart (`judge_tells_apart`).
     """
     rng = np.random.default_rng(seed)
@@ -127,14 +130,15 @@ def estimate_fidelity(synthetic: pa.Table, *, confusion: np.ndarray, draws: int 
             point = undo_confusion(confusion / confusion.sum(axis=1, keepdims=True), answers / answers.sum())
             right[0] = point[place]
             right[1:] = undo_confusion(drawn, rng.dirichlet(answers + 0.5, size=draws))[:, place]
-        parts.append(_Judged(label, part.num_rows, judged.num_rows, int(answers[place]), _count_true(judged), right))
+        parts.append(_Judged(label, part.num_rows, judged.num_rows, int(answers[place]), _measure_true(judged), right))
     return pd.DataFrame([*map(_describe, parts), _describe_all(parts)])
 
 
-def _count_true(judged: pa.Table) -> int | None:
+def _measure_true(judged: pa.Table) -> float | None:
     if "true_label" not in judged.column_names:
         return None
-    return pc.sum(pc.equal(judged["gold_label"], judged["true_label"])).as_py() or 0
+    is_right = pc.equal(judged["gold_label"], judged["true_label"])
+    return as_percent(pc.sum(is_right).as_py() or 0, len(is_right) - is_right.null_count)
 
 
 def _describe(part: _Judged) -> dict[str, Any]:
@@ -144,16 +148,16 @@ def _describe(part: _Judged) -> dict[str, Any]:
         "percent_agreed": as_percent(part.agreed, part.judged),
         **{"agreed_low": low, "agreed_high": high},
         **_describe_right(part.right),
-        "percent_right_true": None if part.true is None else as_percent(part.true, part.judged),
+        "percent_right_true": part.true,
     }
 
 
 def _describe_right(right: np.ndarray) -> dict[str, float | None]:
     """Estimate and interval, in percent, from the estimate followed by its draws."""
     if not np.isfinite(right).all():
-        return dict.fromkeys(("percent_right", "right_low", "right_high"))
-    low, high = np.quantile(right[1:], [0.025, 0.975])
-    return {"percent_right": 100 * float(right[0]), "right_low": 100 * float(low), "right_high": 100 * float(high)}
+        return dict.fromkeys(ESTIMATED)
+    figures = right[0], *np.quantile(right[1:], [0.025, 0.975])
+    return {name: 100 * float(figure) for name, figure in zip(ESTIMATED, figures, strict=True)}
 
 
 def _describe_all(parts: Sequence[_Judged]) -> dict[str, Any]:
@@ -175,6 +179,34 @@ def judge_tells_apart(confusion: np.ndarray) -> bool:
     """Whether true labels can be estimated from the judge's answers: it met each label, and answers differ by label."""
     totals = confusion.sum(axis=1, keepdims=True)
     return bool((totals > 0).all() and np.linalg.svd(confusion / totals)[1].min() >= LEAST_SINGULAR_VALUE)
+
+
+def check_judge(synthetic: pa.Table, *, confusion: np.ndarray) -> pd.DataFrame:
+    """The two assumptions against the truth, by true label: how often the judge is right on gold pairs, and on judged
+    synthetic pairs that were asked for with this label or with another.
+
+    Needs true_label and predicted_label. Columns: true_label, percent_right_gold, asked_right (pairs),
+    percent_right_asked_right, asked_wrong (pairs), percent_right_asked_wrong, percent_echoed (of the latter: the judge
+    says what was asked for). Assumption 1 says that the first two percentages are equal, assumption 2 that
+    percent_right_asked_wrong is too.
+    """
+    accepted = keep_accepted(synthetic)
+    both = pc.and_(pc.is_valid(accepted["true_label"]), pc.is_valid(accepted["predicted_label"]))
+    names = ["gold_label", "true_label", "predicted_label"]
+    frame = accepted.select(names).filter(both).to_pandas()
+    is_right = frame["predicted_label"] == frame["true_label"]
+    is_echo = frame["predicted_label"] == frame["gold_label"]
+    rows = []
+    for place, label in enumerate(LABELS):
+        here, asked = frame["true_label"] == label, frame["gold_label"] == label
+        right, wrong = here & asked, here & ~asked
+        gold = as_percent(int(confusion[place, place]), int(confusion[place].sum()))
+        row = {"true_label": label, "percent_right_gold": gold, "asked_right": int(right.sum())}
+        row["percent_right_asked_right"] = as_percent(int((is_right & right).sum()), int(right.sum()))
+        row["asked_wrong"] = int(wrong.sum())
+        row["percent_right_asked_wrong"] = as_percent(int((is_right & wrong).sum()), int(wrong.sum()))
+        rows.append(row | {"percent_echoed": as_percent(int((is_echo & wrong).sum()), int(wrong.sum()))})
+    return pd.DataFrame(rows)
 
 
 def undo_confusion(confusion: np.ndarray, answers: np.ndarray) -> np.ndarray:

@@ -112,11 +112,11 @@ def tabulate_information(
         }
         for dataset, figures in found.items():
             for name in QUANTITIES:
-                row: dict[str, Any] = {"heuristic": heuristic, "detector": detector, "dataset": dataset, "quantity": name}
+                key = {"heuristic": heuristic, "detector": detector, "dataset": dataset, "quantity": name}
                 is_information = name == QUANTITIES[0]
-                row |= _summarise(*figures[name], level=level, cut=is_information and dataset != DIFFERENCE)
+                row = _summarise(*figures[name], level=level, cut=is_information and dataset != DIFFERENCE)
                 row["uncorrected"] = float(figures["uncorrected"][0]) if is_information else None
-                rows.append(row | {"pairs": pairs.get(dataset, sum(pairs.values()))})
+                rows.append(key | row | {"pairs": pairs.get(dataset, sum(pairs.values()))})
     return pd.DataFrame(rows)
 
 
