@@ -202,7 +202,7 @@ def test_job_parameters_carry_overrides() -> None:
 
 def test_only_model_stages_ask_for_the_device() -> None:
     for job in expand_study(load_study("paper")):
-        is_model = job.stage[:2] in ("20", "30", "40", "70", "80")
+        is_model = job.stage[:2] in ("20", "30", "40", "50", "70", "80")
         assert (job.gpus, job.threads, job.memory_mb) == ((1, 8, 32000) if is_model else (0, 1, 4000)), job.name
 
 

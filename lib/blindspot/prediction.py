@@ -51,6 +51,18 @@ def predict_logits(
         return predict_sorted(base, head, token_ids, batch_size=batch_size, on_batch=on_batch)
 
 
+def predict_labels(
+    base: Base, adapter: Adapter, lora: Lora, pairs: pa.Table, *, batch_size: int, pooling: str = "last_token"
+) -> list[str]:
+    """The label with the largest logit for each pair, by name; the first of LABELS in a tie."""
+    if not pairs.num_rows:
+        return []
+    logits = predict_logits(
+        base, adapter, lora, tokenize_pairs(base, pairs), batch_size=batch_size, pooling=pooling
+    )
+    return [LABELS[place] for place in logits.argmax(axis=1)]
+
+
 @torch.inference_mode()
 def predict_sorted(
     base: Base,

@@ -126,6 +126,11 @@ def check_type(name: str, value: Any, kind: Any) -> Any:
         raise StudyError(f"parameter {name!r} is {value!r} ({type(value).__name__}); expected {expected}") from None
 
 
+def judge_start(study: Study) -> dict[str, int]:
+    """Coordinates of the start that judges synthetic labels: the largest one of the first seed."""
+    return {"starting_size": max(study.task_model.starting_sizes), "seed": study.seeds[0]}
+
+
 @dataclass
 class Run:
     """An open run. Artefacts go to `output(name)`; inputs come from `input(stage, name, ...)`, both as paths."""
@@ -210,6 +215,10 @@ class Run:
         return self.input(
             "70_augment_task_model", f"{training_set}/adapter_model.safetensors", **start, training_sets=chosen
         )
+
+    def judge_file(self) -> Path:
+        """Weights of the T that judges synthetic labels (`judge_start`)."""
+        return self.adapter_file(**judge_start(self.study), training_set="none")
 
     def check_supply(self, counts: dict[str, int]) -> None:
         """Raise StudyError where a starting size or an Original set asks for more pairs than there are."""
