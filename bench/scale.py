@@ -144,7 +144,6 @@ def decorate(pairs: pa.Table, *, first: int, rng: np.random.Generator) -> pa.Tab
 
 def build_sets(original_file: Path, synthetic_file: Path, largest: int) -> None:
     """The calls of 60_build_training_sets with the paper's kinds; `largest` pairs per label, half and a quarter."""
-    from blindspot.heuristics import heuristic_column
     from blindspot.training_sets import build_training_sets, describe_training_set, read_back_pairs
 
     settings = load_study("paper").training_sets
@@ -158,9 +157,9 @@ def build_sets(original_file: Path, synthetic_file: Path, largest: int) -> None:
         overlap_detector=settings.overlap_detector,
         deduplicate=settings.deduplicate_synthetic,
     )
-    column = heuristic_column("lexical_overlap", settings.overlap_detector)
+    facts: dict[str, Any] = {"heuristics": ["lexical_overlap"], "detector": settings.overlap_detector}
     for name, table in sets.items():
-        describe_training_set(name, table, original=original, synthetic=synthetic, overlap_column=column)
+        describe_training_set(name, table, original=original, synthetic=synthetic, **facts)
     read_back_pairs(list(sets.values())[-1], original=original, synthetic=synthetic)
     write_table(pa.concat_tables(sets.values()), synthetic_file.with_name("training_sets.parquet"))
 
