@@ -15,58 +15,23 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from blindspot.data import LABELS
+from blindspot.study_data import ROOT, Count, Data, Positive, Section
 
-ROOT = Path(__file__).resolve().parents[2]
 STUDIES_FOLDER = ROOT / "parameters"
 
 Label = Literal["entailment", "neutral", "contradiction"]
 Heuristic = Literal["lexical_overlap", "subsequence", "constituent"]
 Detector = Literal["published", "token_aligned"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=60)]
-Count = Annotated[int, Field(ge=0)]
-Positive = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class StudyError(ValueError):
     """A study file, an override or a notebook parameter that can't be used; the message says why."""
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-
-class SandboxData(Section):
-    """Sizes of the made-up world that `00_build_sandbox` writes."""
-
-    seed: Count
-    train_pairs: Positive
-    matched_pairs: Positive
-    mismatched_pairs: Positive
-    hans_per_subcase: Positive
-
-
-class Data(Section):
-    """Where pairs come from: the sandbox, or a folder with the public releases' own file names."""
-
-    source: Literal["sandbox", "folder"]
-    folder: str | None = None
-    sandbox: SandboxData | None = None
-    held_out_per_label: Positive
-    hans_per_subcase: Positive | None = None
-    test_pairs: Positive | None = None
-    expected_counts: dict[str, Count] = {}
-
-    @model_validator(mode="after")
-    def check_source(self) -> Data:
-        wanted = {"sandbox": "sandbox", "folder": "folder"}[self.source]
-        if getattr(self, wanted) is None:
-            raise ValueError(f"source {self.source!r} needs the key {wanted!r}")
-        return self
 
 
 class BaseModelSettings(Section):
@@ -244,6 +209,15 @@ class Study(Section):
             raise ValueError("base_model.name 'sandbox' knows the sandbox's words only; it needs data.source 'sandbox'")
         return self
 
+    def switches(self) -> dict[str, str | bool]:
+        """The choices in which the paper's text, its code and good practice differ: stored with every result."""
+        return {
+            "pooling": self.task_model.pooling,
+            "overlap_detector": self.training_sets.overlap_detector,
+            "deduplicate_synthetic": self.training_sets.deduplicate_synthetic,
+            "label_collapse": self.evaluation.label_collapse,
+        }
+
 
 def list_studies() -> list[str]:
     """Names of the studies that ship with the project."""
@@ -297,14 +271,14 @@ def apply_overrides(values: dict[str, Any], changes: dict[str, Any]) -> dict[str
 
 
 def merge_value(section: dict[str, Any], path: list[str], value: Any, key: str) -> None:
-    """Set one value in nested sections; mappings merge key by key, all else replaces."""
+    """Set one value in nested sections; mappings merge key by key, an empty one empties, all else replaces."""
     head, rest = path[0], path[1:]
     if rest:
         inner = section.setdefault(head, {})
         if not isinstance(inner, dict):
             raise StudyError(f"override {key!r}: {head!r} is {inner!r}, not a section; it has no key {rest[0]!r}")
         merge_value(inner, rest, value, key)
-    elif isinstance(value, dict) and isinstance(section.get(head), dict):
+    elif value and isinstance(value, dict) and isinstance(section.get(head), dict):
         for inner_key, inner_value in value.items():
             merge_value(section[head], str(inner_key).split("."), inner_value, f"{key}.{inner_key}")
     else:
