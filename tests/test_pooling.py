@@ -94,3 +94,20 @@ def test_the_check_of_an_evaluation_sees_it(base: Base, adapter: Adapter) -> Non
     refuse_batch_difference(differences["as_published"], pooling="as_published")
     with pytest.raises(ValueError, match="between a row alone and in a batch"):
         refuse_batch_difference(differences["as_published"], pooling="last_token")
+
+
+def test_an_evaluation_in_float32_keeps_the_weights_of_bfloat16(tiny_model: Path) -> None:
+    """In bfloat16 the check would refuse every evaluation; float32 arithmetic on the same weights passes."""
+    values = {"name": str(tiny_model), "quantization": "nf4", "compute_dtype": "bfloat16", "max_length": 256}
+    settings = BaseModelSettings.model_validate(values)
+    coarse, fine = load_base(settings), load_base(settings, arithmetic="float32")
+    weights = fine.model.state_dict()
+    assert all(weight.dtype == torch.float32 for weight in weights.values())
+    assert all(torch.equal(weight.float(), weights[name]) for name, weight in coarse.model.state_dict().items())
+    adapter = new_adapter(coarse, LORA, seed=1, head=True)
+    token_ids = tokenize(coarse, [ROW, SHORTER, LONGER, LONGEST])
+    coarse_difference, fine_difference = (
+        measure_batch_difference(base, adapter, LORA, token_ids, batch_size=4, pooling="last_token")
+        for base in (coarse, fine)
+    )
+    assert fine_difference < 1e-5 < 1e-4 < coarse_difference

@@ -26,6 +26,9 @@ Label = Literal["entailment", "neutral", "contradiction"]
 Heuristic = Literal["lexical_overlap", "subsequence", "constituent"]
 Detector = Literal["published", "token_aligned"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=60)]
+TrainedStage = Literal[
+    "20_train_task_model", "30_train_generator", "40_generate_examples", "70_augment_task_model", "80_evaluate"
+]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -152,7 +155,10 @@ class Augmentation(Section):
 
 
 class Evaluation(Section):
+    """compute_dtype: in bfloat16 a logit depends on its batch by more than an evaluation lets pass."""
+
     batch_size: Positive
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"
     label_collapse: Literal["argmax", "summed_probability"] = "argmax"
 
 
@@ -163,6 +169,29 @@ class Resources(Section):
     model_memory_mb: Positive
     data_memory_mb: Positive
     gpus: Count = 0
+
+
+class ModelShape(Section):
+    """A Llama's shape in the names of its config."""
+
+    hidden_size: Positive
+    intermediate_size: Positive
+    num_hidden_layers: Positive
+    num_attention_heads: Positive
+    num_key_value_heads: Positive
+    vocab_size: Positive
+
+
+class Planning(Section):
+    """What `make plan` assumes where no run has been measured; a missing value leaves its estimates unknown.
+
+    rates: pairs (or rows) a second, by stage. sustained_tflops: by the dtype that is computed in. model: the base model's shape, where its config is not on this machine.
+    """
+
+    rates: dict[TrainedStage, Rate] = {}
+    sustained_tflops: dict[Literal["float32", "bfloat16"], Rate] = {}
+    tokens_per_pair: Rate | None = None
+    model: ModelShape | None = None
 
 
 class Study(Section):
@@ -181,6 +210,7 @@ class Study(Section):
     augmentation: Augmentation
     evaluation: Evaluation
     resources: Resources
+    planning: Planning = Planning()
 
     @model_validator(mode="after")
     def check_supply(self) -> Study:
@@ -244,6 +274,20 @@ def load_study(study: str, overrides: dict[str, Any] | str | None = None) -> Stu
         raise StudyError(f"{path.name} holds {type(values).__name__}; expected a mapping of the study's sections")
     changes = parse_overrides(overrides)
     return check_study(apply_overrides(values, changes), source=path.name)
+
+
+def read_overrides(overrides: str) -> str:
+    """Overrides given on the command line: YAML as it is; a path to a .yaml file as what the file says, as JSON.
+
+    The path is relative to the project, or to where the command was typed. Raises StudyError for no such file.
+    """
+    if not overrides.strip().endswith((".yaml", ".yml")):
+        return overrides
+    paths = [ROOT / overrides.strip(), Path(overrides.strip())]
+    found = next((path for path in paths if path.is_file()), None)
+    if found is None:
+        raise StudyError(f"no file of overrides {overrides.strip()!r}; expected YAML such as {{lora.r: 8}}, or a file")
+    return json.dumps(parse_overrides(found.read_text(encoding="utf-8")))
 
 
 def parse_overrides(overrides: dict[str, Any] | str | None) -> dict[str, Any]:
