@@ -20,7 +20,7 @@ LORA = Lora(r=4, lora_alpha=8.0, lora_dropout=0.0, target_modules=["q_proj", "o_
 ROW = task_prompt("The dogs ran.", "The dogs moved.")
 SHORTER = task_prompt("It ran.", "It ran.")
 LONGER = task_prompt("The king and the queen left the hall near the river today.", "The queen left the old hall.")
-LONGEST = task_prompt("The lawyer saw the doctor who praised the happy actor and the judge. " * 2, "The actor ran home.")
+LONGEST = task_prompt("The lawyer saw the doctor who praised the happy actor. " * 3, "The actor ran home.")
 
 
 @pytest.fixture(scope="module", params=["none", "nf4"])

@@ -185,11 +185,12 @@ class ModelShape(Section):
 class Planning(Section):
     """What `make plan` assumes where no run has been measured; a missing value leaves its estimates unknown.
 
-    rates: pairs (or rows) a second, by stage. sustained_tflops: by the dtype that is computed in. model: the base model's shape, where its config is not on this machine.
+    rates: pairs (or rows) a second, by stage. sustained_tflops: by the dtype that is computed in. model: the base
+    model's shape, where its config is not on this machine.
     """
 
-    rates: dict[TrainedStage, Rate] = {}
-    sustained_tflops: dict[Literal["float32", "bfloat16"], Rate] = {}
+    rates: dict[TrainedStage, Rate] = Field(default_factory=dict)
+    sustained_tflops: dict[Literal["float32", "bfloat16"], Rate] = Field(default_factory=dict)
     tokens_per_pair: Rate | None = None
     model: ModelShape | None = None
 
