@@ -13,6 +13,7 @@ import pytest
 
 import blindspot.data as data_module
 from blindspot.data import (
+    COUNT_NAMES,
     HANS_FILES,
     LABELS,
     MULTINLI_FILES,
@@ -108,6 +109,7 @@ def test_store_of_a_folder_counted_by_hand(tmp_path: Path) -> None:
     assert tables["train"]["lexical_overlap_published"].to_pylist() == [False, True, False, False]
     assert tables["train"]["lexical_overlap_token_aligned"].to_pylist() == [True, True, False, False]
     assert tables["train"]["heuristic"].null_count == 4
+    assert set(counts) == set(COUNT_NAMES)
     assert tables["hans"].select(
         ["pair_id", "split", "genre", "premise", "gold_label", "subcase"]
     ).to_pylist()[0] == {
@@ -122,12 +124,15 @@ def test_store_of_a_folder_counted_by_hand(tmp_path: Path) -> None:
     assert counts == {
         "train_read": 10,
         "train_without_gold_label": 1,
+        "train_labelled": 9,
         "train_repeated_dropped": 2,
         "matched_read": 3,
         "matched_without_gold_label": 1,
+        "matched_labelled": 2,
         "matched_repeated_dropped": 0,
         "mismatched_read": 1,
         "mismatched_without_gold_label": 0,
+        "mismatched_labelled": 1,
         "mismatched_repeated_dropped": 0,
         "hans_read": 3,
         "train": 4,

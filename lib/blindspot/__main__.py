@@ -1,4 +1,4 @@
-"""The command line: `python -m blindspot score-hans | plan-seeds | run`.
+"""The command line: `python -m blindspot score-hans | plan-seeds | run | study | random-model`.
 
 What a reader or a script asks outside a notebook. Input that cannot be used ends with its message on stderr
 and exit code 2, never with a traceback. Imports are local, so that no command pays for another's.
@@ -41,11 +41,16 @@ def build_parser() -> argparse.ArgumentParser:
     run.set_defaults(command=run_stage)
     study = commands.add_parser("study", help="run what is missing of a study, or say what would run and why")
     study.add_argument("--study", default="sandbox", help="a file of parameters/, or a path to one")
-    study.add_argument("--overrides", default="", help="changes to the study, as YAML")
+    study.add_argument("--overrides", default="", help="changes to the study: YAML, or a .yaml file of it")
     study.add_argument("--cores", type=int, default=os.cpu_count() or 1)
     study.add_argument("--plan", action="store_true", help="say what would run and why; start nothing")
     study.add_argument("snakemake", nargs="*", help="further arguments for Snakemake, after --")
     study.set_defaults(command=start_study)
+    model = commands.add_parser("random-model", help="write a small random Llama with a tokenizer for a folder's text")
+    model.add_argument("folder", type=Path, help="the model's folder, which must not exist")
+    model.add_argument("--data", type=Path, required=True, help="folder with multinli_1.0/, for the tokenizer")
+    model.add_argument("--seed", type=int, default=1)
+    model.set_defaults(command=write_model)
     return parser
 
 
@@ -181,10 +186,20 @@ def run_stage(options: argparse.Namespace) -> int:
 def start_study(options: argparse.Namespace) -> int:
     """Run or plan a whole study."""
     from blindspot.launch import plan_study, run_study
+    from blindspot.study import read_overrides
 
+    overrides = read_overrides(options.overrides)
     if options.plan:
-        return plan_study(options.study, overrides=options.overrides, cores=options.cores)
-    return run_study(options.study, overrides=options.overrides, cores=options.cores, extra=options.snakemake)
+        return plan_study(options.study, overrides=overrides, cores=options.cores)
+    return run_study(options.study, overrides=overrides, cores=options.cores, extra=options.snakemake)
+
+
+def write_model(options: argparse.Namespace) -> int:
+    """Write a random model."""
+    from blindspot.random_model import write_random_llama
+
+    print(write_random_llama(options.folder, data=options.data, seed=options.seed))
+    return 0
 
 
 if __name__ == "__main__":

@@ -28,6 +28,17 @@ MULTINLI_FILES = {
 }
 HANS_FILES = ("hans/heuristics_evaluation_set.txt", "hans/heuristics_evaluation_set.jsonl")
 SPLITS = ("train", "held_out", "matched", "mismatched", "hans")
+# Every count that `prepare_store` reports, so that a study can say what it expects before anything is read.
+COUNT_NAMES = (
+    *(
+        f"{split}_{what}"
+        for split in MULTINLI_FILES
+        for what in ("read", "without_gold_label", "labelled", "repeated_dropped")
+    ),
+    "hans_read",
+    *(name for split in SPLITS[:-1] for name in (split, *(f"{split}_{label}" for label in LABELS))),
+    *("hans", *(f"hans_{name}" for name in (*HANS_LABELS, *HANS_HEURISTICS))),
+)
 
 PAIR_SCHEMA = pa.schema(
     [
@@ -76,6 +87,7 @@ def prepare_store(
         table, found = read_multinli(find_file(folder, (name,)), split=split)
         kept = drop_repeated_pairs(table) if drop_repeated else table
         counts |= {f"{split}_{key}": value for key, value in found.items()}
+        counts[f"{split}_labelled"] = table.num_rows
         counts[f"{split}_repeated_dropped"] = table.num_rows - kept.num_rows
         tables[split] = kept if limits[split] is None else kept.slice(0, limits[split])
     tables["train"], tables["held_out"] = hold_out_pairs(tables["train"], per_label=held_out_per_label)

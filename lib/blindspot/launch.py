@@ -17,12 +17,15 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from blindspot.costs import estimate_costs
 from blindspot.forking import fork_servers
 from blindspot.grid import Job, expand_study, free_memory_mb, relative_path
+from blindspot.plan_table import build_cost_table
 from blindspot.runs import STAGES, read_summary
 from blindspot.study import ROOT, Study, executed_folder, load_study
 
 RESERVED_MB = 1000  # left to the rest of the machine
+PLAN_WIDTH = 110  # of the plan's tables in a file or a pipe
 
 
 def run_study(study: str, *, overrides: str, cores: int, extra: list[str]) -> int:
@@ -149,7 +152,7 @@ def report_end(console: Console, settings: Study, jobs: list[Job], *, failed: bo
 
 
 def plan_study(study: str, *, overrides: str, cores: int) -> int:
-    """Print what would run and why, by stage; starts nothing. Returns Snakemake's exit code."""
+    """Print what would run, why and at what cost, by stage; starts nothing. Returns Snakemake's exit code."""
     settings = load_study(study, overrides)
     jobs = {rule_name(job): job for job in expand_study(settings)}
     done = subprocess.run(
@@ -173,7 +176,10 @@ def plan_study(study: str, *, overrides: str, cores: int) -> int:
         if names:
             text = "; ".join(f"{reason} ({n})" if len(why) > 1 else reason for reason, n in why.most_common())
             table.add_row(stage, str(len(names)), str(sum(why.values())), text or "done")
-    Console().print(table)
+    console = Console(width=None if sys.stdout.isatty() else PLAN_WIDTH)
+    console.print(table)
+    to_run = {jobs[rule].name for rule in reasons}
+    console.print(build_cost_table(estimate_costs(settings, list(jobs.values()), to_run=to_run)))
     return 0
 
 

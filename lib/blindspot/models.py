@@ -59,10 +59,13 @@ def choose_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def load_base(settings: BaseModelSettings, *, sandbox_model: Path | None = None) -> Base:
+def load_base(
+    settings: BaseModelSettings, *, sandbox_model: Path | None = None, arithmetic: str | None = None
+) -> Base:
     """Load the base model and its tokenizer as the study says; the weights are frozen.
 
-    sandbox_model: folder that `00_build_sandbox` wrote, for the name 'sandbox'.
+    sandbox_model: folder that `00_build_sandbox` wrote, for the name 'sandbox'. arithmetic: the dtype to compute in
+    where that is not compute_dtype; the weights keep the values that compute_dtype and the quantisation give them.
     Raises FileNotFoundError for a model that is neither here nor on the hub.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -84,7 +87,8 @@ def load_base(settings: BaseModelSettings, *, sandbox_model: Path | None = None)
         dequantize_linears(model, dtype)
     if model.lm_head.weight is model.model.embed_tokens.weight:  # adapters may train the two apart
         model.lm_head.weight = nn.Parameter(model.lm_head.weight.detach().clone())
-    model = model.to(choose_device()).eval().requires_grad_(False)
+    model = model.to(choose_device(), getattr(torch, arithmetic or settings.compute_dtype))
+    model = model.eval().requires_grad_(False)
     pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     return Base(model=model, tokenizer=tokenizer, settings=settings, pad_token_id=pad_token_id)
 

@@ -25,7 +25,9 @@ from typing import Any
 import pandas as pd
 from pydantic import TypeAdapter, ValidationError
 
-from blindspot.data import HANS_FILES, LABELS, MULTINLI_FILES
+from blindspot.acquire import acquire_data, hash_file, list_acquired
+from blindspot.data import LABELS
+from blindspot.progress import Progress
 from blindspot.study import ROOT, Study, StudyError, executed_folder, load_study
 
 # Every stage with the coordinates of its runs, in the order in which a study runs them.
@@ -140,6 +142,7 @@ class Run:
     coordinates: dict[str, Any]
     folder: Path
     inputs: dict[str, str] = field(default_factory=dict)
+    acquired: list[dict[str, object]] = field(default_factory=list)
     started: float = field(default_factory=time.time)
 
     def output(self, name: str) -> Path:
@@ -181,14 +184,16 @@ class Run:
         return path
 
     def data_folder(self) -> Path:
-        """Folder with the public releases' files: the study's, or what `00_build_sandbox` wrote."""
+        """Folder with the public releases' files: what `00_build_sandbox` wrote, the study's, or what it fetches.
+
+        `acquired` then says of each file its sha256, the one that the study pins, and where it is from.
+        """
         if self.study.data.source == "sandbox":
             folder = self.input_folder("00_build_sandbox", needed="data") / "data"
         else:
-            folder = ROOT / Path(str(self.study.data.folder)).expanduser()
-        for path in (folder / name for name in (*MULTINLI_FILES.values(), *HANS_FILES)):
-            if path.is_file():
-                self.inputs[show_path(path)] = hash_file(path)
+            folder = acquire_data(self.study.data, on_bytes=Progress("fetching (bytes)"))
+        self.acquired = list_acquired(self.study.data, folder)
+        self.inputs |= {show_path(folder / str(row["file"])): str(row["sha256"]) for row in self.acquired}
         return folder
 
     def sandbox_model(self) -> Path | None:
@@ -250,6 +255,7 @@ class Run:
             "run": self.folder.name,
             "parameters": self.coordinates,
             "seed": self.coordinates.get("seed"),
+            "switches": self.study.switches(),
             "metrics": metrics or {},
             "counts": counts or {},
             "seconds": round(time.time() - self.started, 2),
@@ -328,12 +334,6 @@ def show_path(path: Path) -> str:
         if path.is_relative_to(base):
             return prefix + path.relative_to(base).as_posix()
     return path.name
-
-
-def hash_file(path: Path) -> str:
-    """sha256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def hash_study(study: Study) -> str:

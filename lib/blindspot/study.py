@@ -15,58 +15,26 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from blindspot.data import LABELS
+from blindspot.study_data import ROOT, Count, Data, Positive, Section
 
-ROOT = Path(__file__).resolve().parents[2]
 STUDIES_FOLDER = ROOT / "parameters"
 
 Label = Literal["entailment", "neutral", "contradiction"]
 Heuristic = Literal["lexical_overlap", "subsequence", "constituent"]
 Detector = Literal["published", "token_aligned"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=60)]
-Count = Annotated[int, Field(ge=0)]
-Positive = Annotated[int, Field(ge=1)]
+TrainedStage = Literal[
+    "20_train_task_model", "30_train_generator", "40_generate_examples", "70_augment_task_model", "80_evaluate"
+]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class StudyError(ValueError):
     """A study file, an override or a notebook parameter that can't be used; the message says why."""
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-
-class SandboxData(Section):
-    """Sizes of the made-up world that `00_build_sandbox` writes."""
-
-    seed: Count
-    train_pairs: Positive
-    matched_pairs: Positive
-    mismatched_pairs: Positive
-    hans_per_subcase: Positive
-
-
-class Data(Section):
-    """Where pairs come from: the sandbox, or a folder with the public releases' own file names."""
-
-    source: Literal["sandbox", "folder"]
-    folder: str | None = None
-    sandbox: SandboxData | None = None
-    held_out_per_label: Positive
-    hans_per_subcase: Positive | None = None
-    test_pairs: Positive | None = None
-    expected_counts: dict[str, Count] = {}
-
-    @model_validator(mode="after")
-    def check_source(self) -> Data:
-        wanted = {"sandbox": "sandbox", "folder": "folder"}[self.source]
-        if getattr(self, wanted) is None:
-            raise ValueError(f"source {self.source!r} needs the key {wanted!r}")
-        return self
 
 
 class BaseModelSettings(Section):
@@ -216,7 +184,10 @@ class Augmentation(Section):
 
 
 class Evaluation(Section):
+    """compute_dtype: in bfloat16 a logit depends on its batch by more than an evaluation lets pass."""
+
     batch_size: Positive
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"
     label_collapse: Literal["argmax", "summed_probability"] = "argmax"
 
 
@@ -227,6 +198,30 @@ class Resources(Section):
     model_memory_mb: Positive
     data_memory_mb: Positive
     gpus: Count = 0
+
+
+class ModelShape(Section):
+    """A Llama's shape in the names of its config."""
+
+    hidden_size: Positive
+    intermediate_size: Positive
+    num_hidden_layers: Positive
+    num_attention_heads: Positive
+    num_key_value_heads: Positive
+    vocab_size: Positive
+
+
+class Planning(Section):
+    """What `make plan` assumes where no run has been measured; a missing value leaves its estimates unknown.
+
+    rates: pairs (or rows) a second, by stage. sustained_tflops: by the dtype that is computed in. model: the base
+    model's shape, where its config is not on this machine.
+    """
+
+    rates: dict[TrainedStage, Rate] = Field(default_factory=dict)
+    sustained_tflops: dict[Literal["float32", "bfloat16"], Rate] = Field(default_factory=dict)
+    tokens_per_pair: Rate | None = None
+    model: ModelShape | None = None
 
 
 class Study(Section):
@@ -245,6 +240,7 @@ class Study(Section):
     augmentation: Augmentation
     evaluation: Evaluation
     resources: Resources
+    planning: Planning = Planning()
 
     @model_validator(mode="after")
     def check_supply(self) -> Study:
@@ -295,6 +291,15 @@ class Study(Section):
                 )
         return self
 
+    def switches(self) -> dict[str, str | bool]:
+        """The choices in which the paper's text, its code and good practice differ: stored with every result."""
+        return {
+            "pooling": self.task_model.pooling,
+            "overlap_detector": self.training_sets.overlap_detector,
+            "deduplicate_synthetic": self.training_sets.deduplicate_synthetic,
+            "label_collapse": self.evaluation.label_collapse,
+        }
+
 
 def list_studies() -> list[str]:
     """Names of the studies that ship with the project."""
@@ -323,6 +328,20 @@ def load_study(study: str, overrides: dict[str, Any] | str | None = None) -> Stu
     return check_study(apply_overrides(values, changes), source=path.name)
 
 
+def read_overrides(overrides: str) -> str:
+    """Overrides given on the command line: YAML as it is; a path to a .yaml file as what the file says, as JSON.
+
+    The path is relative to the project, or to where the command was typed. Raises StudyError for no such file.
+    """
+    if not overrides.strip().endswith((".yaml", ".yml")):
+        return overrides
+    paths = [ROOT / overrides.strip(), Path(overrides.strip())]
+    found = next((path for path in paths if path.is_file()), None)
+    if found is None:
+        raise StudyError(f"no file of overrides {overrides.strip()!r}; expected YAML such as {{lora.r: 8}}, or a file")
+    return json.dumps(parse_overrides(found.read_text(encoding="utf-8")))
+
+
 def parse_overrides(overrides: dict[str, Any] | str | None) -> dict[str, Any]:
     """Overrides as a mapping. Text is read as YAML. Raises StudyError for anything else."""
     try:
@@ -348,14 +367,14 @@ def apply_overrides(values: dict[str, Any], changes: dict[str, Any]) -> dict[str
 
 
 def merge_value(section: dict[str, Any], path: list[str], value: Any, key: str) -> None:
-    """Set one value in nested sections; mappings merge key by key, all else replaces."""
+    """Set one value in nested sections; mappings merge key by key, an empty one empties, all else replaces."""
     head, rest = path[0], path[1:]
     if rest:
         inner = section.setdefault(head, {})
         if not isinstance(inner, dict):
             raise StudyError(f"override {key!r}: {head!r} is {inner!r}, not a section; it has no key {rest[0]!r}")
         merge_value(inner, rest, value, key)
-    elif isinstance(value, dict) and isinstance(section.get(head), dict):
+    elif value and isinstance(value, dict) and isinstance(section.get(head), dict):
         for inner_key, inner_value in value.items():
             merge_value(section[head], str(inner_key).split("."), inner_value, f"{key}.{inner_key}")
     else:
