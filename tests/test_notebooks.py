@@ -231,6 +231,14 @@ def find_aliases(notebook: Any) -> dict[str, str]:
     return found
 
 
+SWITCHES = {  # what `Study.switches` reads
+    "task_model.pooling",
+    "training_sets.overlap_detector",
+    "training_sets.deduplicate_synthetic",
+    "evaluation.label_collapse",
+}
+
+
 def list_study_keys(notebook: Any) -> set[str]:
     """Dotted keys of the study that a notebook reads; the section where it calls a method of one."""
     aliases = find_aliases(notebook)
@@ -246,6 +254,8 @@ def list_study_keys(notebook: Any) -> set[str]:
             for name, key in aliases.items():
                 if text.startswith(f"{name}."):
                     keys.add(f"{key}.{text.removeprefix(name + '.')}".strip("."))
+    if "switches" in keys:
+        keys = keys - {"switches"} | SWITCHES
     return {cut_method(key) for key in keys}
 
 

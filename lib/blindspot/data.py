@@ -258,11 +258,16 @@ def select_training_pairs(table: pa.Table, *, size: int, seed: int) -> pa.Table:
 
 
 def write_table(table: pa.Table, path: Path) -> Path:
-    """Write parquet whole or not at all: to a temporary file beside it, then renamed."""
+    """Write parquet whole or not at all: to a temporary file beside it, then renamed.
+
+    Floats are split byte by byte before compression, exactly: logits take two thirds of the space.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        pq.write_table(table, temporary, compression="zstd")
+        floats = [field.name for field in table.schema if pa.types.is_floating(field.type)]
+        others = [field.name for field in table.schema if field.name not in floats]
+        pq.write_table(table, temporary, compression="zstd", use_dictionary=others, use_byte_stream_split=floats)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -36,7 +36,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "60_build_training_sets": ("training_sets",),
     "70_augment_task_model": ("base_model", "lora", "augmentation", "task_model.pooling", "training_sets"),
     "80_evaluate": ("base_model", "lora", "evaluation", "task_model.pooling", "training_sets"),
-    "90_analysis": ("evaluation", "training_sets", "seeds", "task_model.starting_sizes"),
+    "90_analysis": ("evaluation", "training_sets", "seeds", "task_model.starting_sizes", "task_model.pooling"),
 }
 
 
