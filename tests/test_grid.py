@@ -17,7 +17,7 @@ from blindspot.launch import check_memory, count_gpus, read_reasons, rule_name, 
 from blindspot.runs import STAGES, check_parameters, run_folder
 from blindspot.study import ROOT, Study, list_studies, load_study
 
-NOT_IN_ANY_RESULT = {"name", "description", "resources"}
+NOT_IN_ANY_RESULT = {"name", "description", "resources", "planning"}
 DRY_RUN = """\
 Building DAG of jobs...
 Job stats:
