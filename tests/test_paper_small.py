@@ -107,7 +107,8 @@ def test_what_the_generator_wrote_fills_every_set(study_folder: Path) -> None:
     frame = sets.to_pandas()
     assert frame["training_set"].unique().tolist() == SETS
     for name, rows in frame.groupby("training_set"):
-        assert rows["gold_label"].value_counts().to_dict() == dict.fromkeys(LABELS, int(str(name).rpartition("-")[2]) // 3)
+        size = int(str(name).rpartition("-")[2])
+        assert rows["gold_label"].value_counts().to_dict() == dict.fromkeys(LABELS, size // 3)
     biased = frame[frame["training_set"] == "biased_synthetic-363"].merge(synthetic, on="pair_id")
     assert biased["lexical_overlap_published"].tolist() == (biased["gold_label_x"] == "entailment").tolist()
 
