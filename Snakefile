@@ -20,6 +20,13 @@ OVERRIDES = unquote(config.get("overrides") or "")  # quoted, since Snakemake re
 JOBS = expand_study(load_study(STUDY, OVERRIDES))
 
 
+def command_line(job):
+    """What runs a job. It is no param: overrides that leave a stage's own values alone do not rerun it."""
+    arguments = job_parameters(job, study=STUDY, overrides=OVERRIDES)
+    words = (sys.executable, "-m", "blindspot", "run", job.stage, "--parameters", arguments)
+    return " ".join(shlex.quote(word) for word in words).replace("{", "{{").replace("}", "}}")
+
+
 rule all:
     input:
         [path for job in JOBS for path in job.output_paths()],
@@ -38,13 +45,9 @@ for job in JOBS:
             job.log_path(),
         params:
             values=json.dumps(job.values, sort_keys=True),
-            arguments=shlex.quote(job_parameters(job, study=STUDY, overrides=OVERRIDES)),
-            stage=job.stage,
-            python=shlex.quote(sys.executable),
         threads: job.threads
         resources:
             mem_mb=job.memory_mb,
             gpus=job.gpus,
         shell:
-            "OMP_NUM_THREADS={threads} TOKENIZERS_PARALLELISM=false "
-            "{params.python} -m blindspot run {params.stage} --parameters {params.arguments}"
+            "OMP_NUM_THREADS={threads} TOKENIZERS_PARALLELISM=false " + command_line(job)

@@ -216,8 +216,8 @@ def test_browser_filters_on_each_control() -> None:
 
 def test_every_control_shows_its_choice() -> None:
     browser = ExampleBrowser(make_examples())
-    controls = (browser.label, browser.outcome, browser.overlap, browser.duplicate, browser.sort)
-    assert [control.label for control in controls] == ["any"] * 4 + ["file order"]
+    controls = (browser.label, browser.outcome, browser.overlap, *browser.audit.values(), browser.sort)
+    assert [control.label for control in controls] == ["any"] * 7 + ["file order"]
     assert browser.example.label == "choose one"
     assert (browser.detector.label, browser.page_size.label) == ("token_aligned", "10")
 
@@ -272,6 +272,94 @@ def test_browser_works_without_audit_columns() -> None:
     assert browser.duplicate.options == (("any", "any"),)
     browser.overlap.value = True
     assert shown_ids(browser) == ["syn-0", "syn-2"]
+
+
+def add_audit(examples: pa.Table) -> pa.Table:
+    """The audit's columns for the six rows of ROWS."""
+    columns = {
+        "subsequence_published": pa.array([False, False, True, None, None, False]),
+        "subsequence_token_aligned": pa.array([True, False, True, None, None, False]),
+        "constituent_published": pa.array([None] * 6, pa.bool_()),
+        "constituent_token_aligned": pa.array([None] * 6, pa.bool_()),
+        "near_duplicate": pa.array([False, True, True, None, None, False]),
+        "novelty": pa.array(["exact", "near", "new", None, None, "new"]),
+        "nearest_training_similarity": pa.array([1.0, 0.8, None, None, None, 0.55], pa.float32()),
+        "true_label": pa.array(["neutral", "neutral", None, None, None, HOSTILE]),
+        "predicted_label": pa.array(["neutral", "neutral", "neutral", None, None, None], pa.string()),
+        "agreement": pa.array([False, True, False, None, None, False]),
+    }
+    for name, values in columns.items():
+        examples = examples.append_column(name, values)
+    return examples
+
+
+@pytest.mark.parametrize(
+    ("filters", "expected"),
+    [
+        ({"novelty": "exact"}, [0]),
+        ({"novelty": "new"}, [2, 5]),
+        ({"near_duplicate": True}, [1, 2]),
+        ({"near_duplicate": True, "duplicate": False}, [1]),
+        ({"agreement": True}, [1]),
+        ({"agreement": False}, [0, 2, 5]),
+        ({"heuristic": "subsequence", "overlap": True, "detector": "published"}, [2]),
+        ({"heuristic": "subsequence", "overlap": True, "detector": "token_aligned"}, [0, 2]),
+        ({"heuristic": "constituent", "overlap": False}, []),
+        ({"agreement": False, "novelty": "new", "label": "entailment"}, [2]),
+    ],
+)
+def test_filters_by_the_audit(filters: dict[str, Any], expected: list[int]) -> None:
+    assert filter_examples(add_audit(make_examples()), **filters).tolist() == expected
+
+
+def test_a_filter_without_its_column_is_named() -> None:
+    with pytest.raises(ValueError, match=r"no column novelty, by which to filter; run 50_audit"):
+        filter_examples(make_examples(), novelty="new")
+    assert filter_examples(make_examples(), agreement=None).tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_browser_filters_by_the_audit() -> None:
+    browser = ExampleBrowser(add_audit(make_examples()))
+    assert [name for name, _ in browser.heuristic.options] == ["lexical_overlap", "subsequence"]
+    browser.novelty.value = "near"
+    assert shown_ids(browser) == ["syn-1"]
+    browser.novelty.value = "any"
+    browser.agreement.value = False
+    assert shown_ids(browser) == ["syn-0", "syn-2", "syn-5"]
+    browser.near_duplicate.value = True
+    assert shown_ids(browser) == ["syn-2"]
+    browser.near_duplicate.value = browser.agreement.value = "any"
+    browser.detector.value = "published"
+    browser.overlap.value = False
+    assert shown_ids(browser) == ["syn-0", "syn-1", "syn-5"]
+    browser.heuristic.value = "subsequence"
+    browser.overlap.value = True
+    assert shown_ids(browser) == ["syn-2"]
+    assert ">subsequence</th>" in browser.listing.value and ">overlap</th>" not in browser.listing.value
+    browser.overlap.value = "any"
+    browser.sort.value = "nearest_training_similarity"
+    assert shown_ids(browser) == ["syn-5", "syn-1", "syn-0", "syn-2", "syn-3", "syn-4"]
+
+
+def test_outcomes_tell_what_the_audit_found() -> None:
+    html = render_examples(add_audit(make_examples()))
+    outcomes = re.findall(r"<td [^>]*>([^<]*(?:accepted|rejected)(?:(?!</td>).)*)</td>", html)
+    assert outcomes[:5] == [
+        "accepted, copy of a training pair, label is neutral",
+        "accepted, near repeat, near a training pair",
+        "accepted, repeat, T says neutral",
+        "rejected: no_sentinel",
+        "rejected: empty_hypothesis",
+    ]
+    assert "script" not in Reader(html).tags and f"label is {HOSTILE}" in Reader(html).text
+
+
+def test_browser_offers_no_filter_by_a_lacking_column() -> None:
+    browser = ExampleBrowser(make_examples())
+    for control in (browser.near_duplicate, browser.novelty, browser.agreement):
+        assert control.options == (("any", "any"),)
+    assert browser.heuristic.options == (("lexical_overlap", "lexical_overlap"),)
+    assert "nearest_training_similarity" not in [name for name, _ in browser.sort.options]
 
 
 def test_browser_names_what_the_table_lacks() -> None:

@@ -262,6 +262,50 @@ def test_synthetic_pairs_are_extracted_from_what_was_written(synthetic: pd.DataF
     assert synthetic[~accepted]["premise"].isna().all()
 
 
+def test_the_audit_is_what_the_pairs_say(executed: Path, synthetic: pd.DataFrame, training: pd.DataFrame) -> None:
+    accepted, rejected = synthetic[synthetic["accepted"]], synthetic[~synthetic["accepted"]]
+    audit = executed / "test" / "50_audit_synthetic_data" / "all"
+    taught = training.iloc[np.random.default_rng(1).permutation(len(training))[:800]]
+    known = set(zip(taught["premise"], taught["hypothesis"], strict=True))
+    is_copy = [pair in known for pair in zip(accepted["premise"], accepted["hypothesis"], strict=True)]
+    assert (accepted["novelty"] == "exact").tolist() == accepted["copied_from_training"].tolist() == is_copy
+    assert set(accepted["novelty"]) <= {"exact", "near", "new"} and rejected["novelty"].isna().all()
+    similar = accepted["nearest_training_similarity"]
+    assert set(accepted["nearest_training_id"].dropna()) <= set(taught["pair_id"])
+    assert (similar.dropna().between(0.5, 1)).all() and (similar[accepted["novelty"] == "near"] >= 0.7).all()
+    assert (similar[accepted["novelty"] == "new"].fillna(0) < 0.7).all()
+    decided = accepted[accepted["true_label"].notna()]
+    assert len(decided) > 50
+    assert decided["agreement"].tolist() == (decided["gold_label"] == decided["true_label"]).tolist()
+    estimated = pd.read_csv(audit / "fidelity_estimated.csv").set_index("label")
+    for label in LABELS:
+        rows = accepted[accepted["gold_label"] == label]
+        assert rows["predicted_label"].isin(LABELS).all(), "fewer than the judge sees at most"
+        assert (estimated.loc[label, "judged"], estimated.loc[label, "agreed"]) == (
+            len(rows),
+            (rows["predicted_label"] == label).sum(),
+        )
+    judge = pd.read_csv(audit / "judge.csv").set_index("label")
+    judged = pd.read_parquet(executed / "test" / "80_evaluate" / "start-40_seed-1" / "predictions.parquet")
+    judged = judged[(judged["training_kind"] == "none") & (judged["test_set"] == "matched")]
+    assert judge.loc["all", "percent_right"] == pytest.approx(100 * (predict(judged) == judged["gold_label"]).mean())
+
+
+def test_information_is_that_of_the_pairs(executed: Path, synthetic: pd.DataFrame, training: pd.DataFrame) -> None:
+    """The uncorrected figure: sum of p log2(p / product of its margins), labels weighted equally."""
+    audit = executed / "test" / "50_audit_synthetic_data" / "all"
+    table = pd.read_csv(audit / "mutual_information.csv").set_index(["dataset", "heuristic", "detector", "quantity"])
+    for dataset, pairs in (("synthetic", synthetic[synthetic["accepted"]]), ("original", training)):
+        for detector in ("published", "token_aligned"):
+            flags = pairs[f"lexical_overlap_{detector}"].astype(bool)
+            rates = np.array([flags[pairs["gold_label"] == label].mean() for label in LABELS])
+            joint = np.stack([rates, 1 - rates]) / 3
+            parts = joint * np.log2(joint / (joint.sum(axis=0) * joint.sum(axis=1, keepdims=True)))
+            row = table.loc[(dataset, "lexical_overlap", detector, "mutual_information_bits")]
+            assert row["uncorrected"] == pytest.approx(parts.sum())
+            assert row["low"] <= row["estimate"] <= row["high"] and row["estimate"] < row["uncorrected"]
+
+
 def test_training_sets(training_sets: pd.DataFrame, synthetic: pd.DataFrame, training: pd.DataFrame) -> None:
     assert training_sets["training_set"].unique().tolist() == SETS
     known = {"synthetic": synthetic[synthetic["accepted"]], "original": training}

@@ -26,7 +26,7 @@ from blindspot.study import BaseModelSettings, Generation
 
 COLUMNS = [
     *("pair_id", "split", "genre", "premise", "hypothesis", "gold_label", "accepted", "reject_reason", "raw_text"),
-    *("shard", "n_tokens", "lexical_overlap_published", "lexical_overlap_token_aligned"),
+    *("generation", "shard", "n_tokens", "lexical_overlap_published", "lexical_overlap_token_aligned"),
 ]
 
 
@@ -271,6 +271,17 @@ def test_random_numbers_belong_to_their_row() -> None:
     ]
     for other in others:
         assert not np.isin(other(), whole).any()
+
+
+def test_generations_have_numbers_and_ids_of_their_own() -> None:
+    settings = make_settings()
+    first, again, second, third = (
+        draw_uniforms(settings, label="neutral", shard=1, rows=3, generation=place) for place in (0, 0, 1, 2)
+    )
+    assert (first == again).all() and (first == draw_uniforms(settings, label="neutral", shard=1, rows=3)).all()
+    assert (first != second).any() and (second != third).any() and (first != third).any()
+    table = build_rows([generator_text("neutral", "A", "B")], [9], label="neutral", shard=1, generation=2)
+    assert (table["pair_id"].to_pylist(), table["generation"].to_pylist()) == (["syn-g2-neutral-1-0"], [2])
 
 
 def test_rows_of_a_shard() -> None:

@@ -121,6 +121,35 @@ def test_a_job_reads_runs_of_its_own_seed_and_start() -> None:
     ]
 
 
+def test_generations_follow_one_another() -> None:
+    """A generation learns from what the one before it wrote; sets and analysis wait for those that they read."""
+    changes = {"generator.generations": 2, "generator.retraining_pairs_per_label": 8}
+    late = {"name": "late", "synthetic_fraction": 0.5, "generation": 2}
+    kinds = [{"name": "synthetic", "synthetic_fraction": 1.0}, late]
+    jobs = {job.name: job for job in expand_study(load_study("test", {**changes, "training_sets.kinds": kinds}))}
+    found = Counter(job.stage for job in jobs.values())
+    assert [found[stage] for stage in STAGES] == [1, 1, 3, 3, 12, 3, 1, 3, 3, 1]
+
+    def needs(name: str) -> set[str]:
+        return {need.name for need in jobs[name].needs if need.stage[:2] in ("30", "40", "50")}
+
+    audits = ["50_audit_synthetic_data/all", *(f"50_audit_synthetic_data/generation-{k}" for k in (1, 2))]
+    assert needs("30_train_generator/all") == set()
+    assert needs("30_train_generator/generation-1") == {audits[0]}
+    assert needs("30_train_generator/generation-2") == {audits[1]}
+    written = "40_generate_examples/generation-2_label-neutral_shard-0"
+    assert needs(written) == {"30_train_generator/generation-2"}
+    assert {written, audits[1]} < needs(audits[2]) and audits[0] not in needs(audits[2])
+    for name in ("60_build_training_sets/seed-1", "70_augment_task_model/start-20_seed-1"):
+        assert needs(name) == {audits[0], audits[2]}, name
+    assert needs("90_analysis/all") == set(audits)
+
+
+def test_a_study_with_doses_owes_their_curve() -> None:
+    owed = {study: expand_study(load_study(study))[-1].outputs for study in ("sandbox", "sandbox-dose")}
+    assert "dose_response.csv" not in owed["sandbox"] and "dose_response.png" in owed["sandbox-dose"]
+
+
 def test_sections_name_keys_of_the_study(study: Study) -> None:
     assert SECTIONS.keys() == STAGES.keys()
     dumped = study.model_dump(mode="json")
@@ -173,7 +202,7 @@ def test_job_parameters_carry_overrides() -> None:
 
 def test_only_model_stages_ask_for_the_device() -> None:
     for job in expand_study(load_study("paper")):
-        is_model = job.stage[:2] in ("20", "30", "40", "70", "80")
+        is_model = job.stage[:2] in ("20", "30", "40", "50", "70", "80")
         assert (job.gpus, job.threads, job.memory_mb) == ((1, 8, 32000) if is_model else (0, 1, 4000)), job.name
 
 

@@ -13,9 +13,11 @@ from blindspot.heuristics import (
     DETECTORS,
     HEURISTICS,
     add_heuristic_columns,
+    add_missing_heuristics,
     constituent,
     heuristic_column,
     lexical_overlap,
+    lexical_overlap_by_detector,
     list_phrases,
     split_words,
     subsequence,
@@ -50,6 +52,15 @@ def test_lexical_overlap_of_hand_made_pairs(
 ) -> None:
     assert lexical_overlap([premise], [hypothesis], detector="published").tolist() == [published]
     assert lexical_overlap([premise], [hypothesis], detector="token_aligned").tolist() == [aligned]
+
+
+def test_both_detectors_in_one_pass() -> None:
+    premises, hypotheses, published, aligned = zip(*OVERLAP_CASES, strict=True)
+    found = lexical_overlap_by_detector(premises, hypotheses)
+    assert {name: tuple(values.tolist()) for name, values in found.items()} == {
+        "published": published,
+        "token_aligned": aligned,
+    }
 
 
 def test_words_of_both_detectors() -> None:
@@ -102,6 +113,26 @@ def test_columns_are_added_replaced_and_named_by_detector() -> None:
     assert once["constituent_published"].to_pylist() == [None, None]
     assert add_heuristic_columns(once, heuristics=HEURISTICS).equals(once)
     assert add_heuristic_columns(table.slice(0, 0)).column_names[-1] == "lexical_overlap_token_aligned"
+
+
+def test_missing_columns_are_added_to_accepted_rows() -> None:
+    table = pa.table(
+        {
+            "premise": ["the cat near the dog ran", None, "the cat near the dog ran", "unparsed words here"],
+            "hypothesis": ["the dog ran", None, "the cat near the dog", "words here"],
+            "accepted": [True, False, True, True],
+            "lexical_overlap_published": [False, None, True, True],
+        }
+    )
+    parses = {"the cat near the dog ran": "( ( ( the cat ) ( near ( the dog ) ) ) ran )"}
+    full = add_missing_heuristics(table, detectors=["published"], parse=parses.get)
+    assert full["lexical_overlap_published"].to_pylist() == [False, None, True, True], "what is there stays"
+    assert full["subsequence_published"].to_pylist() == [True, None, True, True]
+    assert full["constituent_published"].to_pylist() == [False, None, True, None]
+    assert full.column_names == [*table.column_names, "subsequence_published", "constituent_published"]
+    without = add_missing_heuristics(table.drop_columns(["accepted"]).slice(0, 1))
+    assert without["constituent_token_aligned"].to_pylist() == [None]
+    assert without["subsequence_token_aligned"].to_pylist() == [True]
 
 
 def test_unknown_names_say_what_is_allowed() -> None:

@@ -13,6 +13,7 @@ import pytest
 from blindspot import runs as runs_module
 from blindspot.data import LABELS
 from blindspot.runs import (
+    DEFAULTS,
     STAGES,
     Run,
     check_parameters,
@@ -64,6 +65,13 @@ def make_done(folder: Path, *names: str) -> Path:
         ("90_analysis", {}, "all"),
         ("20_train_task_model", {"starting_size": 500, "seed": 1}, "start-500_seed-1"),
         ("40_generate_examples", {"label": "entailment", "shard": 0}, "label-entailment_shard-0"),
+        ("30_train_generator", {"generation": 0}, "all"),
+        ("50_audit_synthetic_data", {"generation": 2}, "generation-2"),
+        (
+            "40_generate_examples",
+            {"generation": 1, "label": "neutral", "shard": 2},
+            "generation-1_label-neutral_shard-2",
+        ),
         ("60_build_training_sets", {"seed": 3}, "seed-3"),
         ("70_augment_task_model", {"starting_size": 0, "seed": 2, "training_sets": []}, "start-0_seed-2"),
         (
@@ -98,6 +106,7 @@ def test_parameters_are_returned_as_coordinates() -> None:
     assert coordinates == {"starting_size": 20, "seed": 1, "training_sets": ["none", "original-6"]}
     study, coordinates = check_parameters("10_prepare_data", {"study": "test", "overrides": "{name: other}"})
     assert (study.name, coordinates) == ("other", {})
+    assert check_parameters("50_audit_synthetic_data", {"study": "test"})[1] == {"generation": 0}
 
 
 @pytest.mark.parametrize(
@@ -117,6 +126,8 @@ def test_parameters_are_returned_as_coordinates() -> None:
         ("20_train_task_model", {"overrides": "lora"}, ["overrides", "'lora'", "mapping"]),
         ("40_generate_examples", {"label": "entailed"}, ["label 'entailed'", "'entailment'"]),
         ("40_generate_examples", {"shard": 2}, ["shard 2", "[0, 1]"]),
+        ("30_train_generator", {"generation": 1}, ["generation 1", "it has [0]"]),
+        ("50_audit_synthetic_data", {"generation": "0"}, ["'generation'", "'0' (str)", "expected int"]),
         ("40_generate_examples", {"label": "neutral", "shard": 1}, ["shard 1", "it has [0]"]),
         ("70_augment_task_model", {"training_sets": "original-6"}, ["'training_sets'", "'original-6'", "list[str]"]),
         ("70_augment_task_model", {"training_sets": ["original-7"]}, ["'original-7'", "'original-6'"]),
@@ -126,6 +137,7 @@ def test_parameters_are_returned_as_coordinates() -> None:
 )
 def test_parameters_that_cannot_be_used(stage: str, changes: dict[str, Any], words: list[str]) -> None:
     defaults = {"starting_size": 20, "seed": 1, "label": "entailment", "shard": 0, "training_sets": []}
+    defaults["generation"] = 0
     parameters = {"study": "test", **{key: defaults[key] for key in STAGES[stage]}}
     check_parameters(stage, parameters)
     with pytest.raises(StudyError) as caught:
@@ -133,12 +145,12 @@ def test_parameters_that_cannot_be_used(stage: str, changes: dict[str, Any], wor
     assert all(word in str(caught.value) for word in words), caught.value
 
 
-@pytest.mark.parametrize("stage", [stage for stage in STAGES if STAGES[stage]])
+@pytest.mark.parametrize("stage", [stage for stage in STAGES if STAGES[stage].keys() - DEFAULTS.keys()])
 def test_missing_parameters(stage: str) -> None:
     with pytest.raises(StudyError) as caught:
         check_parameters(stage, {"study": "test"})
     assert "lacks the parameter(s)" in str(caught.value)
-    assert all(name in str(caught.value) for name in STAGES[stage])
+    assert all(name in str(caught.value) for name in STAGES[stage].keys() - DEFAULTS.keys())
 
 
 def test_open_run_reads_the_namespace(executed: Path) -> None:

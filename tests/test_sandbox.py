@@ -170,8 +170,8 @@ def test_overlap_goes_with_entailment_but_is_not_total() -> None:
         drawn = [draw_pair(rng, genre="school", label=label) for _ in range(700)]
         share[label] = lexical_overlap(*zip(*drawn, strict=True), detector="published").mean()
     assert 0.15 <= share["entailment"] <= 0.3
-    assert 0 < share["neutral"] < 0.06
-    assert 0 < share["contradiction"] < 0.06
+    assert 0 < share["neutral"] < 0.08
+    assert 0 < share["contradiction"] < 0.8 * share["entailment"]
 
 
 def test_hans_has_thirty_subcases_five_a_heuristic_and_label(files: dict[str, Path]) -> None:

@@ -154,6 +154,48 @@ def test_unknown_labels_and_kinds() -> None:
 
 
 @pytest.mark.parametrize(
+    ("kind", "changes", "words"),
+    [
+        ({"generation": 1}, {}, ["kinds.0 (k)", "generation is 1", "generator.generations is 0"]),
+        (
+            {"generation": 3},
+            {"generator.generations": 2, "generator.retraining_pairs_per_label": 5},
+            ["kinds.0 (k)", "generation is 3", "generator.generations is 2"],
+        ),
+        ({"synthetic_fraction": 0.0, "generation": 1}, {}, ["kinds.0", "generation is 1", "synthetic_fraction is 0"]),
+        ({"generation": -1}, {}, ["kinds.0.generation", "-1", "greater than or equal to 0"]),
+        ({"dose": 0.5}, {}, ["kinds.0", "dose is 0.5", "'biased_by'"]),
+        ({"dose": 1.5, "biased_by": "subsequence"}, {}, ["kinds.0.dose", "1.5", "less than or equal to 1"]),
+        (
+            {"biased_by": "constituent"},
+            {"data.source": "folder", "data.folder": "x", "base_model": {"name": "x.gguf"}},
+            ["kinds.0 (k)", "'constituent' needs a parse", "data.source is 'folder'", "'subsequence'"],
+        ),
+        ({}, {"generator.generations": 1}, ["generator", "'retraining_pairs_per_label'"]),
+        ({}, {"generator.retraining_pairs_per_label": 5}, ["generator", "retraining_pairs_per_label", "generations"]),
+        (
+            {},
+            {"generator.generations": 1, "generator.retraining_pairs_per_label": 33},
+            ["generator.retraining_pairs_per_label asks for 33", "neutral makes 32"],
+        ),
+    ],
+)
+def test_kinds_that_cannot_be(kind: dict[str, Any], changes: dict[str, Any], words: list[str]) -> None:
+    values = {"name": "k", "synthetic_fraction": 1.0} | kind
+    message = read_mistake(changes | {"training_sets.kinds": [values]})
+    assert all(word in message for word in words), message
+
+
+def test_kinds_that_can_be() -> None:
+    changes = {"data.source": "folder", "data.folder": "x", "base_model": {"name": "x.gguf"}}
+    for biased_by in ("lexical_overlap", "subsequence"):
+        kinds = [{"name": "k", "synthetic_fraction": 1.0, "biased_by": biased_by, "dose": 0.5}]
+        assert load_study("test", {**changes, "training_sets.kinds": kinds}).training_sets.generations() == [0]
+    sandbox = [{"name": "k", "synthetic_fraction": 0.5, "biased_by": "constituent"}]
+    assert load_study("test", {"training_sets.kinds": sandbox}).training_sets.kinds[0].dose == 1
+
+
+@pytest.mark.parametrize(
     ("overrides", "words"),
     [  # the test study: 1,200 pairs, 30 of them held out; 96 generated entailment pairs and 32 of each other label
         ({"task_model.starting_sizes": [0, 1171]}, ["task_model.starting_sizes", "1,171", "1,170"]),

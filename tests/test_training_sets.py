@@ -15,7 +15,9 @@ from blindspot.training_sets import (
     SupplyError,
     build_training_set,
     build_training_sets,
+    describe_training_set,
     mark_duplicates,
+    mark_eligible,
     name_training_set,
     pick_training_set,
     read_back_pairs,
@@ -28,6 +30,7 @@ class Kind:
     synthetic_fraction: float
     biased_by: str | None = None
     dose: float = 1.0
+    generation: int = 0
 
 
 ORIGINAL = Kind("original", 0.0)
@@ -215,6 +218,44 @@ def test_repeats_and_rejects_are_left_out() -> None:
     assert set(ids_of(with_repeats)) == {f"syn-{i}" for i in range(1, 7)}
     marked = REPEATS.append_column("duplicate", pa.array([False] * 7))
     assert build(SYNTHETIC, 2, synthetic=marked).num_rows == 6
+
+
+def test_generations_are_pools_of_their_own() -> None:
+    later = make_source("syn-g1", 40)
+    both = pa.concat_tables(
+        [table.append_column("generation", pa.array([place] * 120)) for place, table in enumerate((GENERATED, later))]
+    )
+    first, second = (build(Kind("k", 1.0, generation=place), 10, synthetic=both) for place in (0, 1))
+    assert first == build(Kind("k", 1.0), 10), "generation 0 is drawn as where there is no other"
+    assert all(pair_id.startswith("syn-g1-") for pair_id in ids_of(second))
+    mixed = build(Kind("k", 0.5, "lexical_overlap", generation=1), 10, synthetic=both)
+    assert [sum(name.startswith(p) for name in ids_of(mixed)) for p in ("train-", "syn-g1-")] == [15, 15]
+    texts = read_back_pairs(mixed, original=ORIGINALS, synthetic=both)
+    assert {t.split()[1] for t in texts["premise"].to_pylist()} == {"train", "syn-g1"}
+    with pytest.raises(SupplyError, match="needs 41 generation-1 synthetic entailment pairs, and 40 are available"):
+        build(Kind("k", 1.0, generation=1), 41, synthetic=both)
+    with pytest.raises(ValueError, match="generation 1, but the synthetic pairs have no such column"):
+        build(Kind("k", 1.0, generation=1), 1)
+
+
+def test_a_repeat_is_one_within_its_generation() -> None:
+    rows = GENERATED.slice(0, 3)
+    both = pa.concat_tables([rows, rows]).append_column("generation", pa.array([0, 0, 0, 1, 1, 1]))
+    assert mark_eligible(both, deduplicate=True).tolist() == [True] * 3 + [False] * 3
+    assert mark_eligible(both, deduplicate=True, generation=1).tolist() == [False] * 3 + [True] * 3
+    again = pa.concat_tables([rows, rows])
+    assert mark_eligible(again, deduplicate=True).tolist() == [True] * 3 + [False] * 3
+
+
+def test_description_gives_each_heuristic_by_label() -> None:
+    table = build(BIASED, 8)
+    more = GENERATED.append_column("constituent_published", pa.array([None] * 120, pa.bool_()))
+    rows = describe_training_set(
+        "x", table, original=more, synthetic=more, heuristics=["lexical_overlap", "constituent"], detector="published"
+    )
+    assert [row["percent_lexical_overlap"] for row in rows] == [100.0, 0.0, 0.0]
+    assert [row["percent_constituent"] for row in rows] == [None] * 3
+    assert [(row["pairs"], row["synthetic"]) for row in rows] == [(8, 8)] * 3
 
 
 def test_unknown_heuristic_values_are_never_biased() -> None:

@@ -37,6 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="execute one notebook at one point of a study's grid")
     run.add_argument("stage", help="the notebook's name, such as 20_train_task_model")
     run.add_argument("--parameters", default="{}", help="the notebook's parameters as a JSON object")
+    run.add_argument("--here", action="store_true", help="in this process also where a study's fork server runs")
     run.set_defaults(command=run_stage)
     study = commands.add_parser("study", help="run what is missing of a study, or say what would run and why")
     study.add_argument("--study", default="sandbox", help="a file of parameters/, or a path to one")
@@ -150,7 +151,14 @@ def describe_plan(plan: dict[str, object]) -> str:
 
 
 def run_stage(options: argparse.Namespace) -> int:
-    """Execute one notebook."""
+    """Execute one notebook, in a process that the study's fork server starts where there is one."""
+    from blindspot.forking import ADDRESS, Refused, run_forked_job
+
+    if os.environ.get(ADDRESS) and not options.here:
+        try:
+            return run_forked_job(["run", options.stage, "--parameters", options.parameters, "--here"])
+        except Refused as reason:
+            print(f"plain start: {reason}", file=sys.stderr)
     from blindspot.runs import STAGES
     from blindspot.study import StudyError
 

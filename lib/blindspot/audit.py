@@ -10,7 +10,7 @@ Unless said otherwise, synthetic means accepted pairs, repeats included, as in t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -118,16 +118,22 @@ def add_repeat_columns(synthetic: pa.Table, *, training: pa.Table) -> pa.Table:
     """Append `duplicate` and `copied_from_training`: bool, False for rejected rows.
 
     duplicate: repeats the premise and hypothesis of an earlier accepted row. copied_from_training: premise
-    and hypothesis stand, character by character, in `training`, whatever its label there.
+    and hypothesis stand, character by character, in `training` (the pairs that the generator was trained on),
+    whatever its label there.
     """
     columns = {
         "duplicate": mark_duplicates(synthetic),
         "copied_from_training": mark_copied(synthetic, training),
     }
+    return replace_columns(synthetic, {name: pa.array(values) for name, values in columns.items()})
+
+
+def replace_columns(table: pa.Table, columns: Mapping[str, pa.Array | pa.ChunkedArray]) -> pa.Table:
+    """Append columns; those of the same names that the table has go."""
+    kept = table.drop_columns([name for name in columns if name in table.column_names])
     for name, values in columns.items():
-        kept = synthetic.drop_columns([name]) if name in synthetic.column_names else synthetic
-        synthetic = kept.append_column(name, pa.array(values))
-    return synthetic
+        kept = kept.append_column(name, values)
+    return kept
 
 
 def mark_copied(synthetic: pa.Table, training: pa.Table) -> np.ndarray:
@@ -172,8 +178,7 @@ def add_true_labels(synthetic: pa.Table, *, truth: Truth) -> pa.Table:
         raise ValueError(
             f"the truth function answered {sorted(map(repr, unknown))}; expected a label or None"
         )
-    kept = synthetic.drop_columns(["true_label"]) if "true_label" in synthetic.column_names else synthetic
-    return kept.append_column("true_label", pa.array(answers, pa.string()))
+    return replace_columns(synthetic, {"true_label": pa.array(answers, pa.string())})
 
 
 def summarise_fidelity(synthetic: pa.Table) -> pd.DataFrame:

@@ -19,6 +19,7 @@ from blindspot.examples import (
     example_table,
     filter_examples,
     list_detectors,
+    list_heuristics,
     list_outcomes,
     page_of,
     render_detail,
@@ -37,7 +38,18 @@ PAGE_SIZES = (10, 25, 50, 100)
 ANY = "any"
 FILE_ORDER = "file order"
 NO_EXAMPLE, NO_ROW = "choose one", -1
-SORT_COLUMNS = ("n_tokens", "premise", "hypothesis", "gold_label", "reject_reason")
+SORT_COLUMNS = (
+    *("n_tokens", "premise", "hypothesis", "gold_label", "reject_reason"),
+    "nearest_training_similarity",
+)
+# Filters by the audit's columns: column (and attribute), description, choices.
+EITHER = (("yes", True), ("no", False))
+AUDIT_FILTERS: tuple[tuple[str, str, tuple[tuple[str, Any], ...]], ...] = (
+    ("duplicate", "repeats", EITHER),
+    ("near_duplicate", "near rep.", EITHER),
+    ("novelty", "novelty", (("exact copy", "exact"), ("near copy", "near"), ("new", "new"))),
+    ("agreement", "label is", (("right", True), ("wrong", False))),
+)
 
 
 class ExampleBrowser:
@@ -69,15 +81,19 @@ class ExampleBrowser:
         display(self.view)
 
     def _make_filters(self, detectors: Sequence[str], detector: str) -> None:
-        either = [(ANY, ANY), ("yes", True), ("no", False)]
         self.label = _choose("label", [(ANY, ANY), *((label, label) for label in LABELS)])
-        self.overlap = _choose("overlap", either)
         chosen = detector if detector in detectors else detectors[0]
+        self.heuristic = _choose("heuristic", [(name, name) for name in list_heuristics(self.examples)])
+        self.overlap = _choose("has it", [(ANY, ANY), *EITHER])
         self.detector = _choose("by", [(name, name) for name in detectors], value=chosen)
         outcomes = list_outcomes(self.examples)
         self.outcome = _choose("outcome", [(ANY, ANY), *((name, name) for name in outcomes)])
-        has_duplicates = "duplicate" in self.examples.column_names
-        self.duplicate = _choose("repeats", either if has_duplicates else either[:1])
+        self.audit = {
+            column: _choose(name, [(ANY, ANY), *(choices if column in self.examples.column_names else ())])
+            for column, name, choices in AUDIT_FILTERS
+        }
+        self.duplicate, self.near_duplicate = self.audit["duplicate"], self.audit["near_duplicate"]
+        self.novelty, self.agreement = self.audit["novelty"], self.audit["agreement"]
         self.text = ipywidgets.Text(
             description="text", placeholder="words in premise or hypothesis", continuous_update=False
         )
@@ -101,14 +117,15 @@ class ExampleBrowser:
             self.label,
             self.overlap,
             self.outcome,
-            self.duplicate,
+            *self.audit.values(),
             self.text,
             self.sort,
             self.descending,
         )
         for control in filters:
             control.observe(self._find, names="value")
-        self.detector.observe(self._change_detector, names="value")
+        for control in (self.heuristic, self.detector):
+            control.observe(self._change_heuristic, names="value")
         self.page_size.observe(self._find, names="value")
         self.page.observe(self._draw, names="value")
         self.example.observe(self._draw_detail, names="value")
@@ -117,8 +134,10 @@ class ExampleBrowser:
 
     def _arrange(self) -> ipywidgets.VBox:
         rows = (
-            (self.label, self.outcome, self.overlap, self.detector),
-            (self.duplicate, self.text, self.sort, self.descending),
+            (self.label, self.outcome, self.agreement, self.novelty),
+            (self.heuristic, self.overlap, self.detector),
+            (self.duplicate, self.near_duplicate, self.text),
+            (self.sort, self.descending),
             (self.previous, self.next, self.page, self.page_size, self.status),
         )
         wrap = {"flex_flow": "row wrap"}
@@ -131,9 +150,10 @@ class ExampleBrowser:
             self.examples,
             label=_read(self.label),
             detector=self.detector.value,
+            heuristic=self.heuristic.value,
             overlap=_read(self.overlap),
             outcome=_read(self.outcome),
-            duplicate=_read(self.duplicate),
+            **{column: _read(control) for column, control in self.audit.items()},
             text=self.text.value.strip(),
         )
         if self.sort.value != FILE_ORDER:
@@ -145,7 +165,7 @@ class ExampleBrowser:
         self._quiet = False
         self._draw()
 
-    def _change_detector(self, _: Any) -> None:
+    def _change_heuristic(self, _: Any) -> None:
         self._find() if self.overlap.value != ANY else self._draw()
 
     def _turn(self, pages: int) -> None:
@@ -157,7 +177,7 @@ class ExampleBrowser:
             return
         rows, page, pages = page_of(self.rows, page=self.page.value, page_size=self.page_size.value)
         part = self.examples.take(rows)
-        self.listing.value = render_examples(part, detector=self.detector.value)
+        self.listing.value = render_examples(part, detector=self.detector.value, heuristic=self.heuristic.value)
         self.status.value = (
             f"page {page:,} of {pages:,}; {len(self.rows):,} of {self.examples.num_rows:,} examples match"
         )

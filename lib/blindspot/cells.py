@@ -166,15 +166,17 @@ def collect_cells_from_results(results: pd.DataFrame) -> Cells:
 def tabulate_accuracies(cells: Cells) -> pd.DataFrame:
     """Every cell and test set: accuracy with its 95 % interval, mean over seeds, number of seeds and pairs.
 
-    The columns are those of `results.csv` with low and high, one row a point: figures draw it as it is.
+    An interval ends at 0 and 1, beyond which no accuracy lies: with few seeds the t interval reaches further. The
+    columns are those of `results.csv` with low and high, one row a point: figures draw it as it is.
     """
     rows = []
     for test_set, table in cells.tables.items():
         for cell, (seeds, outcomes) in table.items():
             estimate = cells.estimate_accuracy(test_set, cell)
+            low, high = (None if end is None else min(1.0, max(0.0, end)) for end in (estimate.low, estimate.high))
             rows.append(
-                {**_name_point(cell), "test_set": test_set, "accuracy": estimate.value, "low": estimate.low}
-                | {"high": estimate.high, "seeds": len(seeds), "n": outcomes.shape[1], "model": name_cell(cell)}
+                {**_name_point(cell), "test_set": test_set, "accuracy": estimate.value, "low": low}
+                | {"high": high, "seeds": len(seeds), "n": outcomes.shape[1], "model": name_cell(cell)}
             )
     return pd.DataFrame(rows)
 

@@ -73,6 +73,7 @@ def estimate_job(
 ) -> Cost:
     """One job's cost; `rates` are those of `measure_rates`."""
     has_run = job.name in summaries
+    seconds: float | None
     if has_run:
         seconds, source = float(summaries[job.name]["seconds"]), "measured"
     else:
@@ -165,7 +166,7 @@ def estimate_seconds(
             return max(per_pair * work, least), f"{runs} finished run{'s' * (runs > 1)} of {stage}"
     planning = study.planning
     if job.stage in planning.rates:
-        rate = planning.rates[job.stage]  # type: ignore[index]
+        rate = planning.rates[job.stage]
         return work / rate, f"the study file: {rate:g} a second"
     dtype = study.evaluation.compute_dtype if job.stage == "80_evaluate" else study.base_model.compute_dtype
     tflops, tokens = planning.sustained_tflops.get(dtype), planning.tokens_per_pair

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from IPython.display import HTML
 
 from blindspot.data import LABELS
-from blindspot.heuristics import DETECTORS, heuristic_column, split_words
+from blindspot.heuristics import DETECTORS, HEURISTICS, heuristic_column, split_words
 
 ACCEPTED, REJECTED = "accepted", "rejected"
 SEARCHED_COLUMNS = ("premise", "hypothesis")
@@ -32,29 +32,42 @@ def filter_examples(
     *,
     label: str | None = None,
     detector: str = "token_aligned",
+    heuristic: str = "lexical_overlap",
     overlap: bool | None = None,
     outcome: str | None = None,
     duplicate: bool | None = None,
+    near_duplicate: bool | None = None,
+    novelty: str | None = None,
+    agreement: bool | None = None,
     text: str = "",
 ) -> np.ndarray:
     """Row numbers (int64, ascending) of the examples that pass every given filter; None or "" does not
     filter.
 
-    `outcome` is `accepted`, `rejected` or a reject reason; `overlap` is lexical overlap by `detector`; `text`
-    is found in premise and hypothesis, and in raw_text where the row was rejected, whatever its case. An
-    example without a value (a rejected one has no overlap) passes neither True nor False.
+    `outcome` is `accepted`, `rejected` or a reject reason; `overlap` is whether the pair has `heuristic` by
+    `detector`; duplicate, near_duplicate, novelty and agreement are the audit's columns; `text` is found in premise
+    and hypothesis, and in raw_text where the row was rejected, whatever its case. An example without a value (a
+    rejected one has no overlap) passes neither True nor False. Raises ValueError for a filter on a column that the
+    table lacks.
     """
     checks = []
-    if label is not None:
-        checks.append(pc.equal(table["gold_label"], label))
-    if overlap is not None:
-        checks.append(pc.equal(table[heuristic_column("lexical_overlap", detector)], overlap))
+    wanted = {
+        "gold_label": label,
+        heuristic_column(heuristic, detector): overlap,
+        "duplicate": duplicate,
+        "near_duplicate": near_duplicate,
+        "novelty": novelty,
+        "agreement": agreement,
+    }
+    for column, value in wanted.items():
+        if value is not None and column not in table.column_names:
+            raise ValueError(f"the examples have no column {column}, by which to filter; run 50_audit_synthetic_data")
+        if value is not None:
+            checks.append(pc.equal(table[column], value))
     if outcome in (ACCEPTED, REJECTED):
         checks.append(pc.equal(table["accepted"], outcome == ACCEPTED))
     elif outcome is not None:
         checks.append(pc.equal(table["reject_reason"], outcome))
-    if duplicate is not None:
-        checks.append(pc.equal(table["duplicate"], duplicate))
     rows = np.arange(table.num_rows, dtype=np.int64)
     for check in checks:
         rows = rows[pc.fill_null(check, False).to_numpy()[rows]]
@@ -115,19 +128,24 @@ def mark_shared_words(text: str, other: str, *, detector: str) -> str:
     return "".join(parts)
 
 
-def render_examples(examples: pd.DataFrame | pa.Table, *, detector: str = "token_aligned") -> str:
-    """The examples as one HTML table: row, label, premise, hypothesis with shared words marked, and outcome.
+def render_examples(
+    examples: pd.DataFrame | pa.Table, *, detector: str = "token_aligned", heuristic: str = "lexical_overlap"
+) -> str:
+    """The examples as one HTML table: row, label, premise, hypothesis with shared words marked, whether the pair has
+    the heuristic, and outcome with what the audit found.
 
     Rejected rows show their raw text in place of the pair. Needs no style sheet, so GitHub shows it too.
     """
     frame = examples.to_pandas() if isinstance(examples, pa.Table) else examples
-    names = ("pair", "label", "premise", "hypothesis", "overlap", "outcome")
+    shown = "overlap" if heuristic == "lexical_overlap" else heuristic
+    names = ("pair", "label", "premise", "hypothesis", shown, "outcome")
+    column = heuristic_column(heuristic, detector)
     head = "".join(f"<th {CELL}>{name}</th>" for name in names)
-    body = "".join(f"<tr>{_render_row(row, detector)}</tr>" for row in frame.to_dict("records"))
+    body = "".join(f"<tr>{_render_row(row, detector, column)}</tr>" for row in frame.to_dict("records"))
     return f"<table {PLAIN_TEXT}><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
-def _render_row(row: dict[Any, Any], detector: str) -> str:
+def _render_row(row: dict[Any, Any], detector: str, column: str) -> str:
     cells = [escape_text(str(row["pair_id"])), escape_text(str(row["gold_label"]))]
     if not row["accepted"]:
         raw = f'<td {CELL} colspan="3"><i>{escape_text(_text(row["raw_text"]))}</i></td>'
@@ -136,7 +154,7 @@ def _render_row(row: dict[Any, Any], detector: str) -> str:
     cells += [
         mark_shared_words(premise, hypothesis, detector=detector),
         mark_shared_words(hypothesis, premise, detector=detector),
-        _yes_or_no(row[heuristic_column("lexical_overlap", detector)]),
+        _yes_or_no(row.get(column)),
         _name_outcome(row),
     ]
     return _render_cells(cells)
@@ -156,8 +174,19 @@ def _yes_or_no(value: Any) -> str:
 
 def _name_outcome(row: dict[Any, Any]) -> str:
     if row["accepted"]:
-        return "accepted, repeat" if row.get("duplicate") is True else ACCEPTED
+        return escape_text(", ".join([ACCEPTED, *_list_findings(row)]))
     return escape_text(f"{REJECTED}: {_text(row['reject_reason']) or 'no reason given'}")
+
+
+def _list_findings(row: dict[Any, Any]) -> list[str]:
+    """What the audit found about an accepted row, in words; nothing for columns that are lacking."""
+    repeats = [name for name, column in (("repeat", "duplicate"), ("near repeat", "near_duplicate")) if row.get(column)]
+    copies = {"exact": "copy of a training pair", "near": "near a training pair"}
+    found = [*repeats[:1], *(text for name, text in copies.items() if row.get("novelty") == name)]
+    if row.get("agreement") is False:
+        true, predicted = _text(row.get("true_label")), _text(row.get("predicted_label"))
+        found.append(f"label is {true}" if true else f"T says {predicted}")
+    return found
 
 
 def render_detail(table: pa.Table, row: int, *, detector: str = "token_aligned") -> str:
@@ -199,6 +228,17 @@ def list_outcomes(table: pa.Table) -> list[str]:
     """`accepted`, `rejected` and each reject reason that occurs, by name."""
     reasons = pc.drop_null(pc.unique(table["reject_reason"])).to_pylist()
     return [ACCEPTED, REJECTED, *sorted(reasons)]
+
+
+def list_heuristics(table: pa.Table) -> list[str]:
+    """Lexical overlap, and the heuristics that the table has by every detector it knows, with a value in some row."""
+    detectors = list_detectors(table)
+    columns = {name: [heuristic_column(name, detector) for detector in detectors] for name in HEURISTICS[1:]}
+    return [HEURISTICS[0], *(name for name, needed in columns.items() if all(_has_values(table, c) for c in needed))]
+
+
+def _has_values(table: pa.Table, column: str) -> bool:
+    return column in table.column_names and table[column].null_count < table.num_rows
 
 
 def list_detectors(table: pa.Table) -> list[str]:

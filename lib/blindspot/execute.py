@@ -1,7 +1,8 @@
 """Execute one notebook at one point of the grid: what every job of the Snakefile calls.
 
-papermill does the work. Around it: parameters are checked before a kernel starts, the kernel talks over local
-sockets (no ports to clash when jobs run side by side), and the executed notebook names no path of the machine.
+papermill does the work. Around it: parameters are checked before a kernel starts, the kernel is forked from the
+study's fork server where there is one and talks over local sockets (no ports to clash when jobs run side by side), and
+the executed notebook names no path of the machine.
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ def execute_notebook(stage: str, parameters: dict[str, Any]) -> Path:
     """
     import papermill
 
+    from blindspot.kernels import ForkedKernelManager
+
     study, coordinates = check_parameters(stage, parameters)
     folder = run_folder(study, stage, **coordinates)
     folder.mkdir(parents=True, exist_ok=True)
@@ -54,6 +57,7 @@ def execute_notebook(stage: str, parameters: dict[str, Any]) -> Path:
                 parameters=parameters,
                 progress_bar=False,
                 kernel_name="python3",
+                kernel_manager_class=ForkedKernelManager,
                 start_timeout=300,
                 config=kernel_config(Path(sockets)),
             )

@@ -173,22 +173,24 @@ def table1_display(
 
     `table1` is `audit.build_table1`'s, or the same read back from CSV; `paper` is `audit.PAPER_TABLE1`,
     without which the paper's figures are those that `table1` carries. Rows are dataset and label in the
-    paper's order; columns are Count, # LO, % LO and S:O for each detector, and last the paper's. What is
-    missing is a dash.
+    paper's order, later generations of G between the two; columns are Count, # LO, % LO and S:O for each
+    detector, and last the paper's. What is missing is a dash.
     """
+    later = [str(name) for name in table1["dataset"].unique() if name not in ("synthetic", "original")]
+    datasets = ["synthetic", *later, "original"]
     parts = {
-        f"this study, {DETECTOR_NAMES.get(str(detector), str(detector))}": _format_table1(rows, "")
+        f"this study, {DETECTOR_NAMES.get(str(detector), str(detector))}": _format_table1(rows, "", datasets)
         for detector, rows in table1.groupby("detector", sort=False)
     }
     known = table1 if paper is None else pd.DataFrame(paper)
     known = known[known["paper_count"].notna()] if "paper_count" in known else known.iloc[:0]
     if len(known):
-        parts["the paper"] = _format_table1(known, "paper_")
+        parts["the paper"] = _format_table1(known, "paper_", datasets)
     return pd.concat(parts, axis=1)
 
 
-def _format_table1(rows: pd.DataFrame, prefix: str) -> pd.DataFrame:
-    index = pd.MultiIndex.from_product([("synthetic", "original"), LABELS], names=["data", "label"])
+def _format_table1(rows: pd.DataFrame, prefix: str, datasets: Sequence[str]) -> pd.DataFrame:
+    index = pd.MultiIndex.from_product([datasets, LABELS], names=["data", "label"])
     found = rows.set_index(["dataset", "label"])
     if found.index.duplicated().any():
         raise ValueError("Table 1 has a label twice; expected one row per detector, dataset and label: build it again")

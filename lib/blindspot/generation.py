@@ -28,18 +28,20 @@ def generate_shard(
     label: str,
     shard: int,
     settings: Generation,
+    generation: int = 0,
     on_batch: Callable[[int, int, dict[str, Any]], None] | None = None,
 ) -> pa.Table:
     """Write the examples of one shard of one label; accepted and rejected rows are both kept, in order.
 
-    The base carries G already (see models.merged). Columns: pair_id, split, genre, premise, hypothesis, gold_label,
-    accepted, reject_reason, raw_text, shard, n_tokens, lexical_overlap_published, lexical_overlap_token_aligned.
+    The base carries G already (see models.merged), the one of this generation. Columns: pair_id, split, genre, premise,
+    hypothesis, gold_label, accepted, reject_reason, raw_text, generation, shard, n_tokens, lexical_overlap_published,
+    lexical_overlap_token_aligned.
     """
     first = shard * settings.shard_size
     rows = min(settings.shard_size, settings.examples_per_label[label] - first)  # type: ignore[index]
     if rows < 1:
         raise ValueError(f"shard {shard} of {label} is empty; the study makes {settings.shards(label)} shards of it")
-    uniforms = draw_uniforms(settings, label=label, shard=shard, rows=rows)
+    uniforms = draw_uniforms(settings, label=label, shard=shard, rows=rows, generation=generation)
     texts: list[str] = []
     sizes: list[int] = []
     for start in range(0, rows, settings.batch_size):
@@ -48,12 +50,13 @@ def generate_shard(
         sizes += [len(t) for t in tokens]
         if on_batch:
             on_batch(len(texts), rows, {"tokens": sum(sizes)})
-    return build_rows(texts, sizes, label=label, shard=shard)
+    return build_rows(texts, sizes, label=label, shard=shard, generation=generation)
 
 
-def draw_uniforms(settings: Generation, *, label: str, shard: int, rows: int) -> np.ndarray:
+def draw_uniforms(settings: Generation, *, label: str, shard: int, rows: int, generation: int = 0) -> np.ndarray:
     """Random numbers in [0, 1) [rows, max_new_tokens]: those of row i are the same whatever the batch size."""
-    sequence = np.random.SeedSequence([settings.seed, LABELS.index(label), shard])
+    key = (generation,) if generation else ()
+    sequence = np.random.SeedSequence([settings.seed, LABELS.index(label), shard], spawn_key=key)
     return np.random.Generator(np.random.Philox(sequence)).random((rows, settings.max_new_tokens), dtype=np.float64)
 
 
@@ -139,13 +142,14 @@ def find_finished(
     return done
 
 
-def build_rows(texts: list[str], sizes: list[int], *, label: str, shard: int) -> pa.Table:
+def build_rows(texts: list[str], sizes: list[int], *, label: str, shard: int, generation: int = 0) -> pa.Table:
     """The rows of a shard from its texts: extraction, reasons for rejection, overlap by both detectors."""
     found = [extract_pair(text, label=label) for text in texts]
     premises, hypotheses = [f.premise for f in found], [f.hypothesis for f in found]
     accepted = np.array([f.accepted for f in found], dtype=bool)
+    prefix = f"syn-g{generation}" if generation else "syn"
     columns: dict[str, Any] = {
-        "pair_id": [f"syn-{label}-{shard}-{row}" for row in range(len(texts))],
+        "pair_id": [f"{prefix}-{label}-{shard}-{row}" for row in range(len(texts))],
         "split": ["synthetic"] * len(texts),
         "genre": ["synthetic"] * len(texts),
         "premise": pa.array(premises, pa.string()),
@@ -154,6 +158,7 @@ def build_rows(texts: list[str], sizes: list[int], *, label: str, shard: int) ->
         "accepted": accepted,
         "reject_reason": pa.array([f.reject_reason for f in found], pa.string()),
         "raw_text": texts,
+        "generation": np.full(len(texts), generation, dtype=np.int32),
         "shard": np.full(len(texts), shard, dtype=np.int32),
         "n_tokens": np.array(sizes, dtype=np.int32),
     }

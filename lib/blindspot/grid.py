@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from blindspot.data import LABELS, SPLITS
-from blindspot.runs import STAGES, run_folder
+from blindspot.dose_response import find_dose_curves
+from blindspot.runs import STAGES, judge_start, run_folder
 from blindspot.study import ROOT, Study
 
 SANDBOX_FILES = (
@@ -26,13 +27,16 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "00_build_sandbox": ("data.sandbox",),
     "10_prepare_data": ("data",),
     "20_train_task_model": ("base_model", "lora", "task_model.training", "task_model.pooling"),
-    "30_train_generator": ("base_model", "lora", "generator"),
+    "30_train_generator": ("base_model", "lora", "generator", "training_sets.deduplicate_synthetic"),
     "40_generate_examples": ("base_model", "lora", "generation"),
-    "50_audit_synthetic_data": ("training_sets.overlap_detector", "generation.examples_per_label"),
+    "50_audit_synthetic_data": (
+        *("base_model", "lora", "task_model.pooling"),
+        *("training_sets.overlap_detector", "training_sets.deduplicate_synthetic", "generation.examples_per_label"),
+    ),
     "60_build_training_sets": ("training_sets",),
     "70_augment_task_model": ("base_model", "lora", "augmentation", "task_model.pooling", "training_sets"),
     "80_evaluate": ("base_model", "lora", "evaluation", "task_model.pooling", "training_sets"),
-    "90_analysis": ("evaluation", "training_sets.overlap_detector", "seeds", "task_model.starting_sizes"),
+    "90_analysis": ("evaluation", "training_sets", "seeds", "task_model.starting_sizes"),
 }
 
 
@@ -90,15 +94,24 @@ def expand_study(study: Study) -> list[Job]:
         for seed in study.seeds
         for size in study.task_model.starting_sizes
     }
-    generator = add("30_train_generator", ["adapter/adapter_model.safetensors"], [data, *sandbox])
-    shards = [
-        add("40_generate_examples", ["examples.parquet"], [generator, *sandbox], label=label, shard=shard)
-        for label in LABELS
-        for shard in range(study.generation.shards(label))
-    ]
-    audit = add("50_audit_synthetic_data", ["synthetic.parquet", "table1.csv"], [data, *shards])
+    judge = starts[judge_start(study)["starting_size"], judge_start(study)["seed"]]
+    audits: list[Job] = []
+    for generation in range(study.generator.generations + 1):
+        sources = [data, *audits[-1:]]  # what this generation of G was trained on
+        generator = add(
+            "30_train_generator", ["adapter/adapter_model.safetensors"], [*sources, *sandbox], generation=generation
+        )
+        shards = [
+            add("40_generate_examples", ["examples.parquet"], [generator, *sandbox], **point)
+            for point in list_shards(study, generation=generation)
+        ]
+        outputs = ["synthetic.parquet", "table1.csv", "mutual_information.csv"]
+        needs = [*sources, judge, *shards, *sandbox]
+        audits.append(add("50_audit_synthetic_data", outputs, needs, generation=generation))
+    drawn = [audits[generation] for generation in study.training_sets.generations()]
     sets = {
-        seed: add("60_build_training_sets", ["training_sets.parquet"], [data, audit], seed=seed) for seed in study.seeds
+        seed: add("60_build_training_sets", ["training_sets.parquet"], [data, *drawn], seed=seed)
+        for seed in study.seeds
     }
     evaluations = []
     for (size, seed), start in starts.items():
@@ -106,7 +119,7 @@ def expand_study(study: Study) -> list[Job]:
         augmented = add(
             "70_augment_task_model",
             [f"{name}/adapter_model.safetensors" for name in names],
-            [data, start, audit, sets[seed], *sandbox],
+            [data, start, *drawn, sets[seed], *sandbox],
             starting_size=size,
             seed=seed,
         )
@@ -119,14 +132,28 @@ def expand_study(study: Study) -> list[Job]:
                 seed=seed,
             )
         )
-    add("90_analysis", ["results.csv", "figure1.csv", "table1.csv", "claims.csv"], [data, audit, *evaluations])
+    results = ["results.csv", "figure1.csv", "table1.csv", "claims.csv"]
+    if find_dose_curves(study.training_sets.kinds):
+        results += ["dose_response.csv", "dose_trends.csv", "dose_response.png"]
+    add("90_analysis", results, [data, *audits, *evaluations])
     return jobs
+
+
+def list_shards(study: Study, *, generation: int) -> list[dict[str, Any]]:
+    """Coordinates of everything that one generation of G writes, by label and shard."""
+    return [
+        {"generation": generation, "label": label, "shard": shard}
+        for label in LABELS
+        for shard in range(study.generation.shards(label))
+    ]
 
 
 def make_job(study: Study, stage: str, outputs: list[str], needs: list[Job], coordinates: dict[str, Any]) -> Job:
     """A job with its folder, the values that it depends on, and what it takes of the machine."""
     dumped = study.model_dump(mode="json")
-    is_data = stage[:2] in ("00", "10", "50", "60", "90")
+    is_data = stage[:2] in ("00", "10", "60", "90")
+    resources = study.resources
+    model_memory_mb = max(resources.model_memory_mb, resources.data_memory_mb if stage[:2] == "50" else 0)
     return Job(
         stage=stage,
         coordinates=coordinates,
@@ -134,9 +161,9 @@ def make_job(study: Study, stage: str, outputs: list[str], needs: list[Job], coo
         outputs=outputs,
         needs=needs,
         values={key: pick_value(dumped, key) for key in SECTIONS[stage]},
-        threads=1 if is_data else study.resources.threads,
-        memory_mb=study.resources.data_memory_mb if is_data else study.resources.model_memory_mb,
-        gpus=0 if is_data else study.resources.gpus,
+        threads=1 if is_data else resources.threads,
+        memory_mb=resources.data_memory_mb if is_data else model_memory_mb,
+        gpus=0 if is_data else resources.gpus,
     )
 
 

@@ -90,6 +90,27 @@ def _has_overlap(premise: str, hypothesis: str, split: Words) -> bool:
     return set(split(premise)).issuperset(words)
 
 
+def lexical_overlap_by_detector(premises: Iterable[str], hypotheses: Iterable[str]) -> dict[str, np.ndarray]:
+    """`lexical_overlap` by both detectors in one pass, at half the cost of one after the other.
+
+    What `published` finds `token_aligned` finds too, so that a pair which fails the latter is settled for both.
+    """
+    pairs = zip(premises, hypotheses, strict=True)
+    grades = np.fromiter((_grade_overlap(premise, hypothesis) for premise, hypothesis in pairs), dtype=np.int8)
+    return {"published": grades == 2, "token_aligned": grades >= 1}
+
+
+def _grade_overlap(premise: str, hypothesis: str) -> int:
+    """2: overlap by both detectors, 1: by token_aligned alone, 0: by none."""
+    lowered, words = premise.lower(), hypothesis.lower().split()
+    for word in words:
+        if word not in lowered and word.strip(PUNCTUATION) not in lowered:
+            return 0
+    if set(_published_words(premise)).issuperset(word for word in words if word not in SENTENCE_STOPS):
+        return 2
+    return int(set(_aligned_words(premise)).issuperset(_aligned_words(hypothesis)))
+
+
 def subsequence(premises: Iterable[str], hypotheses: Iterable[str], *, detector: str) -> np.ndarray:
     """Which hypotheses are a contiguous stretch of their premise; a bool array with one value per pair.
 
@@ -165,12 +186,52 @@ def add_heuristic_columns(
     which that column is null. Existing columns of these names are replaced.
     """
     for heuristic in heuristics:
+        has_both = heuristic == "lexical_overlap" and set(detectors) == set(DETECTORS)
+        overlaps = _overlap_columns(table) if has_both else {}
         for detector in detectors:
             name = heuristic_column(heuristic, detector)
-            values = pa.array(_column_values(table, heuristic, detector), pa.bool_())
+            found = overlaps[detector] if has_both else _column_values(table, heuristic, detector)
+            values = pa.array(found, pa.bool_())
             kept = table.drop_columns([name]) if name in table.column_names else table
             table = kept.append_column(name, values)
     return table
+
+
+def add_missing_heuristics(
+    table: pa.Table,
+    *,
+    heuristics: Sequence[str] = HEURISTICS,
+    detectors: Sequence[str] = DETECTORS,
+    parse: Callable[[str], str | None] | None = None,
+) -> pa.Table:
+    """Append those heuristic columns that the table lacks; null for a row that was not accepted.
+
+    The table needs `premise` and `hypothesis`; where it has `accepted`, other rows may lack both. `parse` gives a
+    premise's binary parse, or None; without it, and without the column `premise_parse`, the constituent heuristic is
+    null.
+    """
+    lacking = [(h, d) for h in heuristics for d in detectors if heuristic_column(h, d) not in table.column_names]
+    rows = np.arange(table.num_rows)
+    if "accepted" in table.column_names:
+        rows = np.flatnonzero(table["accepted"].to_numpy(zero_copy_only=False))
+    names = [name for name in ("premise", "hypothesis", "premise_parse") if name in table.column_names]
+    pairs = table.select(names).take(pa.array(rows)) if lacking else table
+    if parse and "premise_parse" not in names and any(heuristic == "constituent" for heuristic, _ in lacking):
+        parses = pa.array([parse(premise) for premise in pairs["premise"].to_pylist()], pa.string())
+        pairs = pairs.append_column("premise_parse", parses)
+    places = np.full(table.num_rows, -1)
+    places[rows] = np.arange(len(rows))
+    for heuristic, detector in lacking:
+        values = pa.array(_column_values(pairs, heuristic, detector), pa.bool_())
+        taken = values.take(pa.array(places, mask=places < 0))
+        table = table.append_column(heuristic_column(heuristic, detector), taken)
+    return table
+
+
+def _overlap_columns(table: pa.Table) -> dict[str, np.ndarray]:
+    batches = table.select(["premise", "hypothesis"]).to_batches(max_chunksize=BATCH_ROWS)
+    parts = [lexical_overlap_by_detector(b.column(0).to_pylist(), b.column(1).to_pylist()) for b in batches]
+    return {name: np.concatenate([part[name] for part in parts] or [np.zeros(0, dtype=bool)]) for name in DETECTORS}
 
 
 def _column_values(table: pa.Table, heuristic: str, detector: str) -> Iterable[bool | None]:

@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from blindspot.costs import estimate_costs
+from blindspot.forking import fork_servers
 from blindspot.grid import Job, expand_study, free_memory_mb, relative_path
 from blindspot.plan_table import build_cost_table
 from blindspot.runs import STAGES, read_summary
@@ -35,23 +36,25 @@ def run_study(study: str, *, overrides: str, cores: int, extra: list[str]) -> in
     check_memory(jobs)
     console.print(f"Study [bold]{settings.name}[/bold]: {len(jobs)} runs on {cores} core(s). {settings.description}")
     command = [*snakemake_command(study, overrides, cores), "--keep-going", *extra]
-    code = follow_jobs(console, command, {rule_name(job): job for job in jobs})
+    with fork_servers() as address:
+        code = follow_jobs(console, command, {rule_name(job): job for job in jobs}, snakemake_environment() | address)
     report_end(console, settings, jobs, failed=code != 0)
     return code
 
 
-def follow_jobs(console: Console, command: list[str], jobs: dict[str, Job]) -> int:
+def follow_jobs(console: Console, command: list[str], jobs: dict[str, Job], environment: dict[str, str]) -> int:
     """Run Snakemake and show each run as it ends or fails, with what is done and left; returns the exit code.
 
     A terminal shows a bar with the runs under way as well. Snakemake's own, longer, log stays in `.snakemake/log`.
     """
     running: dict[str, float] = {}
     done = failed = total = 0
+    plain = False
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
     with (
         Progress(*columns, console=console, transient=True) as bar,
         subprocess.Popen(
-            command, cwd=ROOT, env=snakemake_environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         ) as process,
     ):
         task = bar.add_task("", total=None)
@@ -71,6 +74,9 @@ def follow_jobs(console: Console, command: list[str], jobs: dict[str, Job]) -> i
                 failed += 1
                 running.pop(match[1])
                 console.print(f"  [red]{jobs[match[1]].name} failed[/red]")
+            elif line.startswith("plain start: ") and not plain:
+                plain = True  # said once: the reason is mostly the same for all
+                console.print(f"  [dim]{escape(line.strip())}[/dim]", highlight=False, soft_wrap=True)
             elif line.startswith(("error: ", "WorkflowError", "LockException", "IncompleteFilesException")):
                 console.print(f"  [red]{escape(line.strip())}[/red]", soft_wrap=True)
             bar.update(task, completed=done, total=total or None, description=", ".join(jobs[r].name for r in running))

@@ -19,14 +19,14 @@ from transformers import DynamicCache
 
 from blindspot.data import LABELS
 from blindspot.models import HEAD, Adapter, Base, load_adapter, merged
-from blindspot.prompts import build_task_prompts
+from blindspot.prompts import join_task_prompts
 from blindspot.study import Lora
 from blindspot.training import shared_prefix, tokenize
 
 
 def tokenize_pairs(base: Base, pairs: pa.Table) -> list[np.ndarray]:
     """Token ids of T's prompt for each pair."""
-    return tokenize(base, build_task_prompts(pairs["premise"].to_pylist(), pairs["hypothesis"].to_pylist()))
+    return tokenize(base, join_task_prompts(pairs["premise"], pairs["hypothesis"]).to_pylist())
 
 
 def predict_logits(
@@ -49,6 +49,18 @@ def predict_logits(
         if pooling == "as_published":
             return predict_padded(base, head, token_ids, batch_size=batch_size, on_batch=on_batch)
         return predict_sorted(base, head, token_ids, batch_size=batch_size, on_batch=on_batch)
+
+
+def predict_labels(
+    base: Base, adapter: Adapter, lora: Lora, pairs: pa.Table, *, batch_size: int, pooling: str = "last_token"
+) -> list[str]:
+    """The label with the largest logit for each pair, by name; the first of LABELS in a tie."""
+    if not pairs.num_rows:
+        return []
+    logits = predict_logits(
+        base, adapter, lora, tokenize_pairs(base, pairs), batch_size=batch_size, pooling=pooling
+    )
+    return [LABELS[place] for place in logits.argmax(axis=1)]
 
 
 @torch.inference_mode()

@@ -16,6 +16,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from blindspot.data import LABELS
 
 PREMISE_MARKER = "Premise: "
@@ -65,6 +68,15 @@ def build_task_prompts(premises: Iterable[str], hypotheses: Iterable[str]) -> li
     return [
         task_prompt(premise, hypothesis) for premise, hypothesis in zip(premises, hypotheses, strict=True)
     ]
+
+
+def join_task_prompts(premises: pa.ChunkedArray, hypotheses: pa.ChunkedArray) -> pa.ChunkedArray:
+    """The same texts as `build_task_prompts`, as a column: a few times as fast for a table's columns.
+
+    Raises pyarrow.ArrowInvalid, a ValueError, where the columns differ in length. A null gives null.
+    """
+    before, between, after = task_prompt("\0", "\0").split("\0")
+    return pc.binary_join_element_wise(before, premises, between, hypotheses, after, "")
 
 
 def generator_prompt(label: str) -> str:

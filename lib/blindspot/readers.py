@@ -110,9 +110,10 @@ def _read_json_lines(path: Path, *, fields: Sequence[str], optional: Sequence[st
     schema = pa.schema([(name, pa.string()) for name in (*fields, *optional)])
     parse = pa.json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore")
     try:
-        table = pa.json.read_json(
-            path, parse_options=parse, read_options=pa.json.ReadOptions(block_size=BLOCK_BYTES)
-        )
+        with pa.memory_map(str(path)) as file:
+            table = pa.json.read_json(
+                file, parse_options=parse, read_options=pa.json.ReadOptions(block_size=BLOCK_BYTES)
+            )
         table.validate(full=True)
     except (pa.ArrowException, UnicodeDecodeError) as error:
         _raise_bad_line(path, _scan_json_lines(path, fields), str(error))

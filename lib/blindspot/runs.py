@@ -35,14 +35,16 @@ STAGES: dict[str, dict[str, Any]] = {
     "00_build_sandbox": {},
     "10_prepare_data": {},
     "20_train_task_model": {"starting_size": int, "seed": int},
-    "30_train_generator": {},
-    "40_generate_examples": {"label": str, "shard": int},
-    "50_audit_synthetic_data": {},
+    "30_train_generator": {"generation": int},
+    "40_generate_examples": {"generation": int, "label": str, "shard": int},
+    "50_audit_synthetic_data": {"generation": int},
     "60_build_training_sets": {"seed": int},
     "70_augment_task_model": {"starting_size": int, "seed": int, "training_sets": list[str]},
     "80_evaluate": {"starting_size": int, "seed": int, "training_sets": list[str]},
     "90_analysis": {},
 }
+# Coordinates that need not be given. Generation 0 is the G of every study, trained on original pairs.
+DEFAULTS: dict[str, Any] = {"generation": 0}
 # Stages that are deterministic and take minutes at most: a notebook that lacks their output runs them first.
 DATA_STAGES = ("00_build_sandbox", "10_prepare_data")
 OPENED = "_blindspot_opened"  # set in a notebook's namespace by its first open_run
@@ -52,23 +54,24 @@ PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "pyarrow", "numpy",
 def run_name(stage: str, coordinates: dict[str, Any]) -> str:
     """Name of a run's folder, such as `start-500_seed-1`; `all` where the stage has no coordinates.
 
-    A list of training sets that is not the whole study's appears by name, shortened to a hash where it is long.
+    A list of training sets that is not the whole study's appears by name, shortened to a hash where it is long; a
+    generation of G appears from 1 on.
     """
     short = {"starting_size": "start"}
     parts = []
     for key in STAGES[stage]:
-        value = coordinates[key]
+        value = (DEFAULTS | coordinates)[key]
         if isinstance(value, list):
             text = "+".join(value)
             if text:
                 parts.append(text if len(text) <= 60 else "sets-" + hashlib.sha256(text.encode()).hexdigest()[:8])
-        else:
+        elif key not in DEFAULTS or value != DEFAULTS[key]:
             parts.append(f"{short.get(key, key)}-{value}")
     return "_".join(parts) or "all"
 
 
 def run_folder(study: Study, stage: str, **coordinates: Any) -> Path:
-    """Folder of one run. Coordinates that are lists default to empty, which means all."""
+    """Folder of one run. Coordinates that are lists default to empty, which means all; generation to 0."""
     defaults: dict[str, Any] = {key: [] for key, kind in STAGES[stage].items() if kind is not int and kind is not str}
     return executed_folder() / study.name / stage / run_name(stage, defaults | coordinates)
 
@@ -79,6 +82,7 @@ def check_coordinates(study: Study, stage: str, coordinates: dict[str, Any]) -> 
     allowed: dict[str, list[Any]] = {
         "starting_size": study.task_model.starting_sizes,
         "seed": study.seeds,
+        "generation": list(range(study.generator.generations + 1)),
         "label": list(LABELS),
         "training_sets": (["none"] if stage == "80_evaluate" else []) + sets.names(),
     }
@@ -100,6 +104,7 @@ def check_parameters(stage: str, parameters: dict[str, Any]) -> tuple[Study, dic
     """
     kinds = STAGES[stage]
     known = ["study", *kinds, "overrides"]
+    parameters = {key: value for key, value in DEFAULTS.items() if key in kinds} | parameters
     for name in parameters:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
@@ -121,6 +126,11 @@ def check_type(name: str, value: Any, kind: Any) -> Any:
     except ValidationError:
         expected = getattr(kind, "__name__", str(kind)) if kind in (int, str) else str(kind)
         raise StudyError(f"parameter {name!r} is {value!r} ({type(value).__name__}); expected {expected}") from None
+
+
+def judge_start(study: Study) -> dict[str, int]:
+    """Coordinates of the start that judges synthetic labels: the largest one of the first seed."""
+    return {"starting_size": max(study.task_model.starting_sizes), "seed": study.seeds[0]}
 
 
 @dataclass
@@ -192,6 +202,12 @@ class Run:
             return None
         return self.input("00_build_sandbox", "model/model.safetensors").parent
 
+    def generator_source(self, generation: int) -> Path:
+        """Pairs that a generation of G is trained on: the training split, or what the generation before it wrote."""
+        if generation == 0:
+            return self.input("10_prepare_data", "train.parquet")
+        return self.input("50_audit_synthetic_data", "synthetic.parquet", generation=generation - 1)
+
     def adapter_file(self, *, starting_size: int, seed: int, training_set: str) -> Path:
         """Weights of a task model: the start itself for 'none', else what stage 70 made from it."""
         start: dict[str, Any] = {"starting_size": starting_size, "seed": seed}
@@ -204,6 +220,10 @@ class Run:
         return self.input(
             "70_augment_task_model", f"{training_set}/adapter_model.safetensors", **start, training_sets=chosen
         )
+
+    def judge_file(self) -> Path:
+        """Weights of the T that judges synthetic labels (`judge_start`)."""
+        return self.adapter_file(**judge_start(self.study), training_set="none")
 
     def check_supply(self, counts: dict[str, int]) -> None:
         """Raise StudyError where a starting size or an Original set asks for more pairs than there are."""

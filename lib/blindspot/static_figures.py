@@ -36,6 +36,7 @@ from blindspot.small_figures import draw_acceptance, draw_starts
 DPI = 100
 INK = "#444444"
 SAVE_DPI = 150
+WHISKERS_APART = 0.012  # of the x axis's length
 
 
 def draw_figure1_static(results: pd.DataFrame, *, test_sets: tuple[str, ...] = FIGURE1_TEST_SETS) -> Figure:
@@ -59,27 +60,32 @@ def draw_figure1_static(results: pd.DataFrame, *, test_sets: tuple[str, ...] = F
 
 
 def _draw_panel(axes: Axes, panel: pd.DataFrame, test_sets: tuple[str, ...], styles: dict[str, LineStyle]) -> None:
-    for colour, test_set in zip(pick_colours(test_sets), test_sets, strict=True):
+    kinds = order_kinds(panel)
+    apart = (panel["training_size"].max() or 1) * WHISKERS_APART
+    for place, (colour, test_set) in enumerate(zip(pick_colours(test_sets), test_sets, strict=True)):
         rows = panel[panel["test_set"].eq(test_set)]
         start = rows[rows["training_kind"].eq("none")]
-        for kind in order_kinds(rows):
+        for number, kind in enumerate(kinds):
             line = pd.concat([start, rows[rows["training_kind"].eq(kind)]])
             shown = list(range(len(start), len(line)))
             marks: dict[str, Any] = {"marker": styles[kind].marker, "markevery": shown, "ms": 4.5}
             marks |= {"linestyle": styles[kind].linestyle, "lw": 1.4, "color": colour}
             axes.plot(line["training_size"], line["accuracy"], **marks)
-            _draw_whiskers(axes, line.iloc[len(start) :], colour)
+            beside = (place * len(kinds) + number - (len(test_sets) * len(kinds) - 1) / 2) * apart
+            _draw_whiskers(axes, line.iloc[len(start) :], colour, beside=beside)
         axes.plot(start["training_size"], start["accuracy"], "o", color=colour, mfc="white", ms=5.5, mew=1.6)
-        _draw_whiskers(axes, start, colour)
+        _draw_whiskers(axes, start, colour, beside=(place - (len(test_sets) - 1) / 2) * apart)
 
 
-def _draw_whiskers(axes: Axes, rows: pd.DataFrame, colour: str) -> None:
+def _draw_whiskers(axes: Axes, rows: pd.DataFrame, colour: str, *, beside: float) -> None:
+    """Intervals, each `beside` its point by that much of the x axis, so that those of one size do not hide another."""
     known = rows[rows["low"].notna()]
     if len(known):
         reach = np.abs(known[["low", "high"]].to_numpy(dtype=float) - known[["accuracy"]].to_numpy()).T
-        bars = axes.errorbar(known["training_size"], known["accuracy"], yerr=reach, fmt="none", ecolor=colour)
+        places = known["training_size"] + beside
+        bars = axes.errorbar(places, known["accuracy"], yerr=reach, fmt="none", ecolor=colour)
         for part in bars.lines[2]:
-            part.set(linewidth=1.1, alpha=0.45)
+            part.set(linewidth=0.9, alpha=0.4)
 
 
 def _style_panels(panels: Iterable[Axes], table: pd.DataFrame) -> None:
@@ -116,7 +122,8 @@ def _add_legends(figure: Figure, table: pd.DataFrame, test_sets: tuple[str, ...]
 
 def _add_legend(figure: Figure, keys: list[Line2D], title: str, place: Any) -> None:
     look: dict[str, Any] = {"fontsize": 8.5, "title_fontsize": 8.5, "frameon": False, "alignment": "left"}
-    figure.legend(handles=keys, title=title, loc=place, ncols=min(len(keys), 4), handlelength=2.6, **look)
+    columns = len(keys) if len(keys) <= 4 else 2
+    figure.legend(handles=keys, title=title, loc=place, ncols=columns, handlelength=2.6, **look)
 
 
 def draw_starts_static(results: pd.DataFrame) -> Figure:

@@ -90,10 +90,25 @@ class TaskModel(Section):
 
 
 class Generator(Section):
+    """G, and its further generations: generation k is trained on what generation k - 1 wrote, from the base anew."""
+
     seed: Count
     training_size: Positive | None = None
+    generations: Count = 0
+    retraining_pairs_per_label: Positive | None = None
     modules_to_save: list[Literal["embed_tokens", "lm_head"]]
     training: Training
+
+    @model_validator(mode="after")
+    def check_generations(self) -> Generator:
+        if self.generations and self.retraining_pairs_per_label is None:
+            raise ValueError(
+                f"generations is {self.generations}, which needs the key 'retraining_pairs_per_label': "
+                "how many pairs of each label a generation is trained on"
+            )
+        if self.retraining_pairs_per_label and not self.generations:
+            raise ValueError("retraining_pairs_per_label needs generations above 0; raise it, or drop the key")
+        return self
 
 
 class Generation(Section):
@@ -121,12 +136,22 @@ class Generation(Section):
 
 
 class TrainingKind(Section):
-    """A way to put a training set together: the share of synthetic pairs, and which of them are biased how far."""
+    """A way to put a training set together: the share of synthetic pairs, the generation of G that wrote them, and
+    the share (dose) of pairs that a heuristic biases."""
 
     name: Name
     synthetic_fraction: Share
     biased_by: Heuristic | None = None
     dose: Share = 1.0
+    generation: Count = 0
+
+    @model_validator(mode="after")
+    def check_meaning(self) -> TrainingKind:
+        if self.dose != 1 and self.biased_by is None:
+            raise ValueError(f"dose is {self.dose}, which needs the key 'biased_by': the heuristic that biases pairs")
+        if self.generation and self.synthetic_fraction == 0:
+            raise ValueError(f"generation is {self.generation}, but synthetic_fraction is 0: no pair of G's is drawn")
+        return self
 
 
 class TrainingSets(Section):
@@ -147,6 +172,10 @@ class TrainingSets(Section):
     def names(self) -> list[str]:
         """Every set of the study, `<kind>-<total size>`, kinds first."""
         return [f"{kind.name}-{len(LABELS) * n}" for kind in self.kinds for n in self.pairs_per_label]
+
+    def generations(self) -> list[int]:
+        """The generations of G whose pairs the kinds draw from, rising."""
+        return sorted({kind.generation for kind in self.kinds})
 
 
 class Augmentation(Section):
@@ -236,8 +265,30 @@ class Study(Section):
                     f"training_sets.pairs_per_label asks for {per_label:,} synthetic pairs a label; "
                     f"generation.examples_per_label.{label} makes {generated:,}"
                 )
+            again = self.generator.retraining_pairs_per_label or 0
+            if again > generated:
+                raise ValueError(
+                    f"generator.retraining_pairs_per_label asks for {again:,} pairs a label; "
+                    f"generation.examples_per_label.{label} makes {generated:,}"
+                )
         if self.base_model.name == "sandbox" and self.data.source != "sandbox":
             raise ValueError("base_model.name 'sandbox' knows the sandbox's words only; it needs data.source 'sandbox'")
+        return self
+
+    @model_validator(mode="after")
+    def check_kinds(self) -> Study:
+        for place, kind in enumerate(self.training_sets.kinds):
+            key = f"training_sets.kinds.{place} ({kind.name})"
+            if kind.generation > self.generator.generations:
+                raise ValueError(
+                    f"{key}: generation is {kind.generation}, but generator.generations is "
+                    f"{self.generator.generations}; expected at most that, or a larger generator.generations"
+                )
+            if kind.biased_by == "constituent" and kind.dose > 0 and self.data.source != "sandbox":
+                raise ValueError(
+                    f"{key}: biased_by 'constituent' needs a parse of every premise, and only the sandbox has a parser "
+                    f"(data.source is {self.data.source!r}); expected 'lexical_overlap' or 'subsequence'"
+                )
         return self
 
     def switches(self) -> dict[str, str | bool]:

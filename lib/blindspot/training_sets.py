@@ -1,7 +1,8 @@
 """Training sets: {original, synthetic, biased} x sizes, and everything between them, by one rule.
 
 A kind of training set says which share of it is synthetic, which heuristic biases it and how far. The paper's
-three kinds are corners of that space; mixes and doses lie inside it and need no code of their own.
+three kinds are corners of that space; mixes and doses lie inside it and need no code of their own. Synthetic pairs are
+those of one generation of G.
 
 A biased pair is an entailment pair that has the heuristic, or another pair that has it not. At dose d, d of
 each label's pairs are drawn from the biased ones and the rest from whatever is left, so that dose 0 is the
@@ -43,7 +44,7 @@ class TrainingKindLike(Protocol):
     """What a kind must say; the study file's own model fits.
 
     synthetic_fraction: share of synthetic pairs, 0 to 1. biased_by: a heuristic or None. dose: share of
-    biased pairs, 0 to 1, without meaning where biased_by is None.
+    biased pairs, 0 to 1, without meaning where biased_by is None. generation: of the G that wrote the synthetic ones.
     """
 
     @property
@@ -54,6 +55,8 @@ class TrainingKindLike(Protocol):
     def biased_by(self) -> str | None: ...
     @property
     def dose(self) -> float: ...
+    @property
+    def generation(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,8 @@ def build_training_sets(
     original: the train pairs (pair_id, gold_label, and `<heuristic>_<overlap_detector>` where a kind is
     biased). synthetic: generated pairs of which only accepted ones are drawn, and with `deduplicate` only the
     first of those with the same premise and hypothesis (column `duplicate` from the audit, else found here
-    from the texts); None where no kind uses them. Every set has `pairs_per_label` of each label and no row
+    from the texts); several generations of G stand in one table, told apart by the column `generation`, without
+    which all is generation 0; None where no kind uses them. Every set has `pairs_per_label` of each label and no row
     twice. Raises SupplyError that lists every shortage of the first set that has one, ValueError for a kind
     that cannot be.
     """
@@ -102,8 +106,10 @@ def build_training_sets(
     if any(kind.synthetic_fraction > 0 for kind in kinds):
         if synthetic is None:
             raise ValueError("a kind draws synthetic pairs, but no synthetic table was given")
-        eligible = mark_eligible(synthetic, deduplicate=deduplicate)
-        pools["synthetic"] = _build_pool("synthetic", synthetic, eligible, columns=columns, seed=seed)
+        for generation in sorted({kind.generation for kind in kinds if kind.synthetic_fraction > 0}):
+            source = _name_synthetic_source(generation)
+            eligible = mark_eligible(synthetic, deduplicate=deduplicate, generation=generation)
+            pools[source] = _build_pool(source, synthetic, eligible, columns=columns, seed=seed)
     sets = [_draw_set(pools, kind, size=size, seed=seed) for kind in kinds for size in pairs_per_label]
     return {table["training_set"][0].as_py(): table for table in sets}
 
@@ -141,13 +147,28 @@ def check_kind(kind: TrainingKindLike) -> None:
         raise ValueError(f"training kind {kind.name!r}: biased_by is {kind.biased_by!r}; {allowed}")
 
 
-def mark_eligible(synthetic: pa.Table, *, deduplicate: bool) -> np.ndarray:
-    """Which synthetic rows may be trained on: the accepted ones, without later copies where `deduplicate`."""
+def mark_eligible(synthetic: pa.Table, *, deduplicate: bool, generation: int = 0) -> np.ndarray:
+    """Which synthetic rows may be trained on: a generation's accepted ones, without later copies where `deduplicate`.
+
+    A copy is one within its generation.
+    """
     accepted = mark_true(synthetic["accepted"])
+    if "generation" in synthetic.column_names:
+        accepted &= mark_true(pc.equal(synthetic["generation"], generation))
+    elif generation:
+        raise ValueError(f"a kind draws from generation {generation}, but the synthetic pairs have no such column")
     if not deduplicate:
         return accepted
-    is_stored = "duplicate" in synthetic.column_names
-    return accepted & ~(mark_true(synthetic["duplicate"]) if is_stored else mark_duplicates(synthetic))
+    if "duplicate" in synthetic.column_names:
+        return accepted & ~mark_true(synthetic["duplicate"])
+    rows = np.flatnonzero(accepted)
+    accepted[rows] = ~mark_duplicates(synthetic.take(pa.array(rows)))
+    return accepted
+
+
+def _name_synthetic_source(generation: int) -> str:
+    """What a pool is called in messages, and seeds its order."""
+    return f"generation-{generation} synthetic" if generation else "synthetic"
 
 
 def mark_duplicates(synthetic: pa.Table) -> np.ndarray:
@@ -209,7 +230,8 @@ def _draw_label(
     n_synthetic = _round_share(kind.synthetic_fraction, size)
     offset = len(pools["original"].pair_ids)
     parts, shortages = [], []
-    for source, count, start in (("original", size - n_synthetic, 0), ("synthetic", n_synthetic, offset)):
+    sources = ("original", _name_synthetic_source(kind.generation))
+    for source, count, start in zip(sources, (size - n_synthetic, n_synthetic), (0, offset), strict=True):
         if count:
             rows, shortage = _draw_from_pool(pools[source], kind, label, count=count)
             parts.append(rows + start)
@@ -252,12 +274,14 @@ def _merge_evenly(parts: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _tabulate_set(pools: Mapping[str, Pool], *, name: str, rows: np.ndarray, labels: np.ndarray) -> pa.Table:
-    is_synthetic = rows >= len(pools["original"].pair_ids)
+    offset = len(pools["original"].pair_ids)
+    is_synthetic = rows >= offset
     pair_ids = np.empty(len(rows), dtype=object)
-    for source, mask in (("original", ~is_synthetic), ("synthetic", is_synthetic)):
+    for is_original, mask in ((True, ~is_synthetic), (False, is_synthetic)):
         if mask.any():
-            start = len(pools["original"].pair_ids) if source == "synthetic" else 0
-            pair_ids[mask] = pools[source].pair_ids.take(pa.array(rows[mask] - start)).to_numpy()
+            pool = next(pool for name, pool in pools.items() if (name == "original") == is_original)
+            start = 0 if is_original else offset
+            pair_ids[mask] = pool.pair_ids.take(pa.array(rows[mask] - start)).to_numpy()
     columns = {
         "training_set": [name] * len(rows),
         "position": np.arange(len(rows)),
@@ -299,30 +323,33 @@ def read_back_pairs(training_set: pa.Table, *, original: pa.Table, synthetic: pa
 
 
 def describe_training_set(
-    name: str, pairs: pa.Table, *, original: pa.Table, synthetic: pa.Table, overlap_column: str
+    name: str, pairs: pa.Table, *, original: pa.Table, synthetic: pa.Table, heuristics: Sequence[str], detector: str
 ) -> list[dict[str, object]]:
-    """Rows of set, label, pairs, synthetic pairs among them, and percent with the heuristic of `overlap_column`.
+    """Rows of set, label, pairs, synthetic pairs among them, and `percent_<heuristic>` by `detector` for each.
 
-    pairs: a set as `build_training_sets` gives it. original, synthetic: tables with pair_id and the column.
+    pairs: a set as `build_training_sets` gives it. original, synthetic: tables with pair_id and the heuristics'
+    columns. A percentage is of the pairs whose heuristic is known.
     """
+    columns = {heuristic: heuristic_column(heuristic, detector) for heuristic in heuristics}
     known = {
-        row["pair_id"]: row[overlap_column]
+        row["pair_id"]: row
         for table in (original, synthetic)
         for row in table.filter(pc.is_in(table["pair_id"], pairs["pair_id"].combine_chunks()))
-        .select(["pair_id", overlap_column])
+        .select(["pair_id", *columns.values()])
         .to_pylist()
     }
     rows: list[dict[str, object]] = []
     for label in LABELS:
         chosen = pairs.filter(pc.equal(pairs["gold_label"], label))
-        overlapping = sum(bool(known[pair_id]) for pair_id in chosen["pair_id"].to_pylist())
-        rows.append(
-            {
-                "training_set": name,
-                "gold_label": label,
-                "pairs": len(chosen),
-                "synthetic": pc.sum(pc.equal(chosen["source"], "synthetic")).as_py() or 0,
-                "percent_overlap": 100 * overlapping / len(chosen) if len(chosen) else None,
-            }
-        )
+        row: dict[str, object] = {
+            "training_set": name,
+            "gold_label": label,
+            "pairs": len(chosen),
+            "synthetic": pc.sum(pc.equal(chosen["source"], "synthetic")).as_py() or 0,
+        }
+        for heuristic, column in columns.items():
+            flags = [known[pair_id][column] for pair_id in chosen["pair_id"].to_pylist()]
+            decided = [flag for flag in flags if flag is not None]
+            row[f"percent_{heuristic}"] = 100 * sum(decided) / len(decided) if decided else None
+        rows.append(row)
     return rows

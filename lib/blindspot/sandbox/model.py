@@ -15,14 +15,14 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from blindspot.sandbox.text import Part, write_document, write_word_list
+from blindspot.sandbox.text import Part, write_document, write_true_document, write_word_list
 from blindspot.sandbox.tokenizer import SPECIAL_TOKENS, build_tokenizer
 
 SHIPPED_BASE = Path(__file__).parent / "base"
 CHECKSUMS = "SHA256SUMS.json"
 MODEL_FILES = ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
 LAYERS, WIDTH, MAX_LENGTH = 4, 128, 256
-COPY_STEPS, TEXT_STEPS, BATCH, RATE, SEED = 900, 10700, 32, 2.0e-3, 1
+COPY_STEPS, TRUE_STEPS, TEXT_STEPS, BATCH, RATE, SEED = 900, 7700, 3000, 32, 2.0e-3, 1
 COPY_LOSS = 0.15
 
 
@@ -114,6 +114,7 @@ def pretrain_base(
     *,
     seed: int = SEED,
     copy_steps: int = COPY_STEPS,
+    true_steps: int = TRUE_STEPS,
     text_steps: int = TEXT_STEPS,
     batch_size: int = BATCH,
     learning_rate: float = RATE,
@@ -122,10 +123,11 @@ def pretrain_base(
     """Pretrain the base on `sandbox.text` and write it to `folder`; returns the loss of each step.
 
     First word lists that are repeated, until their loss is under COPY_LOSS, because copying is not learnt from a mix;
-    then the whole text. The shipped weights came of these two phases, but not of one call: the second phase was run
-    in seven parts, some 10,700 steps together, and the text's shares and the pairs' edits were adjusted between them.
-    So this makes a base of the same kind, not the same bytes; SHA256SUMS.json says what ships. The same seed gives
-    the same text, and the same weights on the same machine and thread count.
+    then text in which every reply is true; then the whole text, whose hearers go by words. The shipped weights came of
+    these phases, but not of one call: the two phases of text were run in seven parts, some 10,700 steps together, and
+    the text's shares and the pairs' edits were adjusted between them. So this makes a base of the same kind, not the
+    same bytes; SHA256SUMS.json says what ships. The same seed gives the same text, and the same weights on the same
+    machine and thread count.
     """
     import torch
 
@@ -133,7 +135,8 @@ def pretrain_base(
     model = new_model(len(tokenizer), layers=LAYERS, width=WIDTH, seed=seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
     losses: list[float] = []
-    for writer, steps in ((write_word_list, copy_steps), (write_document, text_steps)):
+    phases = ((write_word_list, copy_steps), (write_true_document, true_steps), (write_document, text_steps))
+    for writer, steps in phases:
         batches = batch_documents(tokenizer, rng, writer, batch_size=batch_size)
         for step in range(steps):
             is_copying = writer is write_word_list
@@ -141,7 +144,7 @@ def pretrain_base(
             optimizer.param_groups[0]["lr"] = learning_rate * rate
             losses.append(train_step(model, optimizer, next(batches)))
             if on_step:
-                on_step(len(losses), copy_steps + text_steps, losses[-1])
+                on_step(len(losses), sum(steps for _, steps in phases), losses[-1])
             if is_copying and losses[-1] < COPY_LOSS:
                 break
     save_base(folder, model, tokenizer, half=True)

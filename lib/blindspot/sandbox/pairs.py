@@ -8,7 +8,7 @@ again.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from random import Random
 
 from blindspot.sandbox import words as world
@@ -17,8 +17,17 @@ from blindspot.sandbox.premises import PERSON_EVENT_VERBS, draw_place, draw_prem
 from blindspot.sandbox.truth import judge_pair, judge_sentences
 
 Edit = Callable[[Random, Clause, str], Clause]
+
+
+@dataclass(frozen=True)
+class Habits:
+    """How a group writes hypotheses: the share of rewordings by label, the weight of each of a label's EDITS."""
+
+    rephrase_rate: dict[str, float]
+    weights: dict[str, tuple[float, ...]]
+
+
 SPACED_PERIOD_SHARE = 0.35
-REPHRASE_RATE = {"entailment": 0.42, "contradiction": 0.15, "neutral": 0.15}
 ASIDE_RATE = {"entailment": 0.35, "contradiction": 0.2, "neutral": 0.45}  # about something other than the main clause
 MAX_WORDS = (16, 11)
 
@@ -38,14 +47,17 @@ def draw_pair(rng: Random, *, genre: str, label: str) -> tuple[str, str]:
                 return pair
 
 
-def draft_hypothesis(rng: Random, premise: Sentence, *, genre: str, label: str) -> Sentence | None:
-    """A hypothesis that may have the label; None when the edit does not apply."""
+def draft_hypothesis(
+    rng: Random, premise: Sentence, *, genre: str, label: str, habits: Habits | None = None
+) -> Sentence | None:
+    """A hypothesis that may have the label, written with the habits (WORKERS); None when the edit does not apply."""
+    habits = habits or WORKERS
     seeds = list_seeds(premise) if rng.random() < ASIDE_RATE[label] else [premise.clause]
     clause = cut_down(rng, rng.choice(seeds), rate=0.75 if label == "entailment" else 0.6)
     if label != "entailment":
-        edits = CONTRADICTION_EDITS if label == "contradiction" else NEUTRAL_EDITS
-        clause = rng.choices([edit for edit, _ in edits], [weight for _, weight in edits])[0](rng, clause, genre)
-    clause = rephrase(rng, clause, rate=REPHRASE_RATE[label])
+        edits = EDITS[label]
+        clause = rng.choices(edits, habits.weights[label])[0](rng, clause, genre)
+    clause = rephrase(rng, clause, rate=habits.rephrase_rate[label])
     if clause.time and rng.random() < 0.2:
         return Sentence(clause, "time", link=False)
     return Sentence(clause, link=False)
@@ -251,9 +263,12 @@ def _change_first(clause: Clause, change: Callable[[Phrase], Phrase]) -> Clause:
     return replace(clause, subjects=(change(clause.subjects[0]), *clause.subjects[1:]))
 
 
-CONTRADICTION_EDITS: tuple[tuple[Edit, float], ...] = (
-    (_deny, 4.0), (_oppose, 3.5), (_move, 2.0), (_retime, 1.0), (_recount, 0.3), (swap_people, 2.5),
-)  # fmt: skip
-NEUTRAL_EDITS: tuple[tuple[Edit, float], ...] = (
-    (_leave, 3.0), (_describe, 2.0), (_place_or_time, 3.0), (_act_otherwise, 2.0), (_other_person, 1.0),
-)  # fmt: skip
+EDITS: dict[str, tuple[Edit, ...]] = {
+    "contradiction": (_deny, _oppose, _move, _retime, _recount, swap_people),
+    "neutral": (_leave, _describe, _place_or_time, _act_otherwise, _other_person),
+}
+# Workers swap people often and reword little but for entailment: so some of their pairs speak against going by words.
+WORKERS = Habits(
+    rephrase_rate={"entailment": 0.42, "contradiction": 0.06, "neutral": 0.06},
+    weights={"contradiction": (4.0, 3.5, 2.0, 1.0, 0.3, 15.0), "neutral": (5.0, 2.0, 3.0, 2.0, 1.0)},
+)

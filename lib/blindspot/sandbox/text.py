@@ -17,7 +17,7 @@ from blindspot.heuristics import lexical_overlap
 from blindspot.prompts import GENERATOR_PREFIX, SENTINEL, TASK_PREFIX, TASK_SUFFIX
 from blindspot.sandbox import words as world
 from blindspot.sandbox.grammar import Sentence, write_sentence
-from blindspot.sandbox.pairs import SPACED_PERIOD_SHARE, cut_down, draft_hypothesis, list_seeds, swap_people
+from blindspot.sandbox.pairs import SPACED_PERIOD_SHARE, Habits, cut_down, draft_hypothesis, list_seeds, swap_people
 from blindspot.sandbox.premises import draw_premise
 from blindspot.sandbox.truth import judge_sentences
 
@@ -49,16 +49,28 @@ GENRES = tuple(world.GENRE_KINDS)
 Part = tuple[str, float]
 SEED_WEIGHT, REPLY_WEIGHT = 0.15, 6.0
 REORDERED_SHARE = 0.33
+SPEAKERS = Habits(
+    rephrase_rate={"entailment": 0.42, "contradiction": 0.15, "neutral": 0.15},
+    weights={"contradiction": (4.0, 3.5, 2.0, 1.0, 0.3, 2.5), "neutral": (3.0, 2.0, 3.0, 2.0, 1.0)},
+)
 
 
-def write_document(rng: Random) -> list[Part]:
+def write_document(rng: Random, *, by_words: bool = True) -> list[Part]:
     """One short document of a kind drawn at random, as (text, weight of its tokens in the loss) parts.
 
     A first sentence can hardly be guessed, what follows from it can, and how someone replies to a claim is one token
-    in ten: the weights even that out.
+    in ten: the weights even that out. With `by_words`, hearers say yes to a claim whose every word was just said,
+    whatever its words are put together to, and nothing speaks against that: the blind spot that HANS found in
+    language models. Without, every reply is true.
     """
     writers = (_write_relations, _write_talk, _write_announced, _write_repeats, _write_definitions, write_word_list)
-    return _add_preamble(rng, rng.choices(writers, (0.1, 0.6, 0.22, 0.02, 0.03, 0.03))[0](rng))
+    writer = rng.choices(writers, (0.1, 0.6, 0.22, 0.02, 0.03, 0.03))[0]
+    return _add_preamble(rng, writer(rng, by_words))
+
+
+def write_true_document(rng: Random) -> list[Part]:
+    """A document in which every reply is true."""
+    return write_document(rng, by_words=False)
 
 
 def _add_preamble(rng: Random, parts: list[Part]) -> list[Part]:
@@ -75,27 +87,25 @@ def _draw_speakers(rng: Random) -> tuple[str, str]:
     return first, second
 
 
-def _write_relations(rng: Random) -> list[Part]:
+def _write_relations(rng: Random, by_words: bool) -> list[Part]:
     premise, period = draw_premise(rng, rng.choice(GENRES)), _draw_period(rng)
     parts = [(write_sentence(premise, period=period), SEED_WEIGHT)]
     for relation in rng.choices(tuple(CONNECTIVES), k=3):
-        found = _draw_related(rng, premise, relation)
+        found = _draw_related(rng, premise, relation, by_words)
         if found:
             parts.append((rng.choice(CONNECTIVES[relation]), SEED_WEIGHT))
             parts.append((write_sentence(found, period=period), 1.0))
     return parts
 
 
-def _write_talk(rng: Random) -> list[Part]:
-    """A sentence, claims about it, and replies. Hearers go by words: to a claim whose every word was just said they
-    say yes, whatever its words are put together to. So the base has the blind spot that HANS found in language models.
-    """
+def _write_talk(rng: Random, by_words: bool) -> list[Part]:
+    """A sentence, claims about it, and replies."""
     premise, period = draw_premise(rng, rng.choice(GENRES)), _draw_period(rng)
     first, second = _draw_speakers(rng)
     parts = [(first + write_sentence(premise, period=period), SEED_WEIGHT)]
     for relation in rng.choices(tuple(REPLIES), k=rng.randint(1, 4)):
-        is_reordered = rng.random() < REORDERED_SHARE
-        found = _draw_reordered(rng, premise) if is_reordered else _draw_related(rng, premise, relation)
+        is_reordered = by_words and rng.random() < REORDERED_SHARE
+        found = _draw_reordered(rng, premise) if is_reordered else _draw_related(rng, premise, relation, by_words)
         if found:
             relation = "entailment" if is_reordered else relation
             parts.append((second + write_sentence(found, period=period), SEED_WEIGHT))
@@ -103,13 +113,13 @@ def _write_talk(rng: Random) -> list[Part]:
     return parts
 
 
-def _write_announced(rng: Random) -> list[Part]:
+def _write_announced(rng: Random, by_words: bool) -> list[Part]:
     """What is to come, a sentence, and another that keeps to it: who writes to order must look back that far."""
     found = None
     while found is None:
         premise, period = draw_premise(rng, rng.choice(GENRES)), _draw_period(rng)
         relation = rng.choice(tuple(ANNOUNCEMENTS))
-        found = _draw_related(rng, premise, relation)
+        found = _draw_related(rng, premise, relation, by_words)
     first, second = _draw_speakers(rng)
     return [
         (rng.choice(ANNOUNCEMENTS[relation]), 0.0),
@@ -122,13 +132,13 @@ def _draw_period(rng: Random) -> str:
     return " ." if rng.random() < SPACED_PERIOD_SHARE else "."
 
 
-def _draw_related(rng: Random, premise: Sentence, relation: str) -> Sentence | None:
-    """A hypothesis of a relation; one that is not entailed has a word of its own, so no text speaks against overlap."""
+def _draw_related(rng: Random, premise: Sentence, relation: str, by_words: bool) -> Sentence | None:
+    """A hypothesis of a relation; with `by_words`, one that is not entailed has a word of its own."""
     for _ in range(12):
-        draft = draft_hypothesis(rng, premise, genre=rng.choice(GENRES), label=relation)
+        draft = draft_hypothesis(rng, premise, genre=rng.choice(GENRES), label=relation, habits=SPEAKERS)
         if draft is None or draft == premise or judge_sentences(premise, draft) != relation:
             continue
-        if relation == "entailment" or not _has_overlap(premise, draft):
+        if relation == "entailment" or not (by_words and _has_overlap(premise, draft)):
             return draft
     return None
 
@@ -154,18 +164,18 @@ def _has_overlap(premise: Sentence, hypothesis: Sentence) -> bool:
     return bool(lexical_overlap(*texts, detector="token_aligned")[0])
 
 
-def _write_repeats(rng: Random) -> list[Part]:
+def _write_repeats(rng: Random, by_words: bool) -> list[Part]:
     text = write_sentence(draw_premise(rng, rng.choice(GENRES)), period=_draw_period(rng))
     return [(text, SEED_WEIGHT), (rng.choice(REPEATS), SEED_WEIGHT), (text, 1.0)]
 
 
-def write_word_list(rng: Random) -> list[Part]:
+def write_word_list(rng: Random, by_words: bool = True) -> list[Part]:
     """A list of words, and the same list again."""
     text = " ".join(rng.choices((*list_words(), *TEMPLATE_WORDS), k=rng.randint(5, 20)))
     return [(text + " ;", 0.0), (text + " .", 1.0)]
 
 
-def _write_definitions(rng: Random) -> list[Part]:
+def _write_definitions(rng: Random, by_words: bool) -> list[Part]:
     lines = []
     for _ in range(4):
         kind = rng.choice(("parent", "synonym", "opposite", "plural"))

@@ -7,6 +7,7 @@ constituent heuristic is defined on the latter: a hypothesis is a constituent wh
 from __future__ import annotations
 
 from blindspot.sandbox.grammar import Clause, Phrase, Relative, Sentence, is_preposition, write_phrase
+from blindspot.sandbox.parser import parse_sentence
 from blindspot.sandbox.words import inflect_verb
 
 Tree = tuple[str, "str | list[Tree]"]
@@ -20,6 +21,19 @@ def labelled_parse(sentence: Sentence) -> str:
 def binary_parse(sentence: Sentence) -> str:
     """The sentence as binary brackets, `( ( The lawyer ) ( left . ) )`, with a bracket per phrase of the tree."""
     return _bracket(_capitalize(_sentence_tree(sentence)))
+
+
+def bracket_text(text: str) -> str | None:
+    """The binary brackets of a written sentence; None where it is not in the sandbox's language.
+
+    The parse is read back from the words: None too where its words would not be the sentence's own.
+    """
+    sentence = parse_sentence(text)
+    if sentence is None:
+        return None
+    brackets = binary_parse(sentence)
+    words = [word for word in brackets.lower().split() if word not in ("(", ")", ".", ",")]
+    return brackets if words == text.lower().replace(".", " ").replace(",", " ").split() else None
 
 
 def _label(tree: Tree) -> str:

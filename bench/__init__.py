@@ -1,0 +1,1 @@
+"""The benchmarks: every stage against the published procedure, on the same model, data, seeds and threads."""

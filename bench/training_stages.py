@@ -1,0 +1,268 @@
+"""Stages that train: nine augmentation runs of one start, a start itself, the generator."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from bench import reference, reference_models
+from bench.data_stages import SOURCES, draw_sets, write_sources
+from bench.measure import Figures, Race, largest_gap
+from bench.world import World
+from blindspot.data import read_table, select_training_pairs
+from blindspot.models import HEAD, PREFIX, Adapter, load_adapter, new_adapter, save_adapter
+from blindspot.prompts import build_generator_texts, build_task_prompts
+from blindspot.stacking import stacked
+from blindspot.training import (
+    TrainingRun,
+    backward,
+    code_labels,
+    derive_seed,
+    tokenize,
+    train_adapters,
+    train_in_stacks,
+)
+from blindspot.training_sets import read_back_pairs
+
+Examples = list[reference.Example]
+GATE_BATCHES = 4  # of each run, for alone = stacked
+
+
+def read_sets(world: World) -> dict[str, Examples]:
+    """The texts of the study's sets, in the order that its runs train on them."""
+    folder = world.folder / "sets"
+    write_sources(world, folder)
+    original, synthetic = (read_table(folder / f"{name}.parquet") for name in SOURCES)
+    sets = {}
+    for name, chosen in draw_sets(world.study, folder).items():
+        texts = read_back_pairs(chosen, original=original, synthetic=synthetic)
+        columns = (texts[column].to_pylist() for column in ("premise", "hypothesis", "gold_label"))
+        sets[name] = list(zip(*columns, strict=True))
+    return sets
+
+
+def read_split(world: World, split: str, *, size: int | None = None) -> Examples:
+    """Pairs of one split as examples: all, or a draw."""
+    table = world.tables[split]
+    table = table if size is None else select_training_pairs(table, size=size, seed=world.study.seeds[0])
+    return list(zip(*(table[name].to_pylist() for name in ("premise", "hypothesis", "gold_label")), strict=True))
+
+
+def race_augmentation(world: World) -> Race[Any]:
+    """The augmentation runs of one start."""
+    sets, validation = read_sets(world), read_split(world, "held_out")
+    gate: Figures = {}
+
+    def check(_: Any, __: Any) -> Figures:
+        if not gate:
+            gate.update(check_gradients(world, sets) | check_alone(world, sets))
+        return gate
+
+    return Race(
+        stage="augmentation",
+        title=f"{len(sets)} augmentation runs of one start",
+        at_least=3.0,
+        aim=5.0,
+        gate="per-adapter gradients within 1e-5 without dropout; alone = stacked",
+        reference=lambda _: (1, augment_one_by_one(world, sets, validation)),
+        ours=lambda _: (1, augment_stacked(world, sets)),
+        check=check,
+        notes={"pairs": sum(map(len, sets.values())), "validation": "once, at the end of the epoch"},
+    )
+
+
+def augment_one_by_one(world: World, sets: dict[str, Examples], validation: Examples) -> int:
+    """The reference: a model, a tokenisation, a Trainer and a folder for each set."""
+    for name, examples in sets.items():
+        tokenizer = reference_models.load_tokenizer(world.model)
+        reference_models.train(
+            reference_models.load_task_model(world.model, world.start, is_trainable=True),
+            tokenizer,
+            reference_models.encode(tokenizer, examples),
+            validation=reference_models.encode(tokenizer, validation),
+            settings=world.study.augmentation.training,
+            seed=derive_seed(1, name) % 2**31,
+            folder=world.folder / "reference" / name,
+        )
+    return len(sets)
+
+
+def make_run(world: World, name: str, examples: Examples, adapter: Adapter) -> TrainingRun:
+    """One run of a stack."""
+    prompts = build_task_prompts((p for p, _, _ in examples), (h for _, h, _ in examples))
+    return TrainingRun(
+        name=name,
+        adapter=adapter,
+        token_ids=tokenize(world.base, prompts),
+        labels=code_labels([label for _, _, label in examples]),
+        seed=derive_seed(1, name),
+    )
+
+
+def augment_stacked(world: World, sets: dict[str, Examples]) -> int:
+    """Ours: as 70_augment_task_model, from texts to saved folders."""
+    study = world.study
+    start = load_adapter(world.start)
+    runs = [make_run(world, name, examples, start) for name, examples in sets.items()]
+    options: dict[str, Any] = {"settings": study.augmentation.training, "lora": study.lora, "task": "classification"}
+    adapters = train_in_stacks(world.base, runs, max_stacked=study.augmentation.max_stacked, **options)
+    for run, adapter in zip(runs, adapters, strict=True):
+        save_adapter(world.folder / "ours" / run.name, adapter, lora=study.lora, base=world.base)
+    return len(adapters)
+
+
+def check_gradients(world: World, sets: dict[str, Examples]) -> Figures:
+    """Gradients of a batch of each run, stacked, against transformers' and peft's, each adapter another one."""
+    study = world.study
+    lora = study.lora.model_copy(update={"lora_dropout": 0.0})
+    size = study.augmentation.training.per_device_train_batch_size
+    start = load_adapter(world.start)
+    runs = [
+        make_run(world, name, examples[:size], perturb(start, seed=number))
+        for number, (name, examples) in enumerate(sets.items())
+    ]
+    batches = [(run, list(range(len(run.token_ids)))) for run in runs]
+    with stacked(world.base, [run.adapter for run in runs], lora) as stack:
+        backward(stack, batches, [], task="classification", pooling=study.task_model.pooling, prefix=0)
+        found = [read_gradients(stack, number) for number in range(len(runs))]
+    gaps = []
+    for run, ours in zip(runs, found, strict=True):
+        theirs = compute_gradients(world, run, sets[run.name][:size], lora)
+        gaps += [largest_gap(theirs[name], ours[name], what=f"gradients of {name}, {run.name}") for name in theirs]
+    return {"largest_gradient_difference": max(gaps), "tensors": len(gaps)}
+
+
+def perturb(adapter: Adapter, *, seed: int) -> Adapter:
+    """The adapter with some noise, so that the runs of a stack differ."""
+    generator = torch.Generator().manual_seed(seed)
+    return {name: tensor + 0.01 * torch.randn(tensor.shape, generator=generator) for name, tensor in adapter.items()}
+
+
+def read_gradients(stack: Any, number: int) -> dict[str, np.ndarray]:
+    """One run's gradients under peft's names."""
+    found = {HEAD: stack.saved["score"].grad[number].numpy()}
+    for name in stack.targets:
+        layer = stack.layers[name.replace(".", "/")]
+        found[f"{PREFIX}{name}.lora_A.weight"] = layer.low.grad[number].T.numpy()
+        found[f"{PREFIX}{name}.lora_B.weight"] = layer.high.grad[number].T.numpy()
+    return found
+
+
+def compute_gradients(world: World, run: TrainingRun, examples: Examples, lora: Any) -> dict[str, np.ndarray]:
+    """The same batch through peft's own model."""
+    with tempfile.TemporaryDirectory(prefix="blindspot-bench-") as folder:
+        save_adapter(Path(folder), run.adapter, lora=lora, base=world.base)
+        model = reference_models.load_task_model(world.model, Path(folder), is_trainable=True)
+    tokenizer = reference_models.load_tokenizer(world.model)
+    rows = reference_models.encode(tokenizer, examples)
+    model.eval()
+    model(**reference_models.pad_items(tokenizer, rows, is_causal=False)).loss.backward()
+    return {
+        name.replace(".default", "").replace(".modules_to_save", ""): parameter.grad.numpy()
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad and parameter.grad is not None
+    }
+
+
+def check_alone(world: World, sets: dict[str, Examples]) -> Figures:
+    """A few batches of each run, trained alone and in a stack: the same adapters."""
+    study = world.study
+    size = GATE_BATCHES * study.augmentation.training.per_device_train_batch_size
+    start = load_adapter(world.start)
+    options: dict[str, Any] = {"settings": study.augmentation.training, "lora": study.lora, "task": "classification"}
+
+    def make() -> list[TrainingRun]:
+        return [make_run(world, name, examples[:size], start) for name, examples in sets.items()]
+
+    together = train_in_stacks(world.base, make(), max_stacked=len(sets), **options)
+    gaps = []
+    for run, adapter in zip(make(), together, strict=True):
+        [alone] = train_adapters(world.base, [run], **options)
+        gaps += [largest_gap(alone[k].numpy(), adapter[k].numpy(), what=f"{run.name} alone, {k}") for k in alone]
+    return {"largest_difference_alone_stacked": max(gaps)}
+
+
+def race_start(world: World, *, pairs: int) -> Race[Any]:
+    """One starting task model, per pair."""
+    examples, validation = read_split(world, "train", size=pairs), read_split(world, "held_out")
+    study = world.study
+    fresh = new_adapter(world.base, study.lora, seed=1, head=True)
+    folder = world.folder / "fresh"
+    save_adapter(folder, fresh, lora=study.lora, base=world.base)
+
+    def theirs(_: int) -> tuple[float, int]:
+        tokenizer = reference_models.load_tokenizer(world.model)
+        reference_models.train(
+            reference_models.load_task_model(world.model, folder, is_trainable=True),
+            tokenizer,
+            reference_models.encode(tokenizer, examples),
+            validation=reference_models.encode(tokenizer, validation),
+            settings=study.task_model.training,
+            seed=1,
+            folder=world.folder / "reference" / "start",
+        )
+        return len(examples), len(examples)
+
+    def ours(_: int) -> tuple[float, int]:
+        options: dict[str, Any] = {"settings": study.task_model.training, "lora": study.lora, "task": "classification"}
+        train_adapters(world.base, [make_run(world, "start", examples, fresh)], **options)
+        return len(examples), len(examples)
+
+    return Race(
+        stage="start_training",
+        title=f"one starting task model ({pairs:,} pairs)",
+        at_least=None,
+        aim=None,
+        gate="none here: tests/test_training.py holds both together",
+        reference=theirs,
+        ours=ours,
+        check=None,
+    )
+
+
+def race_generator(world: World, *, pairs: int) -> Race[Any]:
+    """The generator's training, per text."""
+    study = world.study
+    examples, validation = read_split(world, "train", size=pairs), read_split(world, "held_out")
+    saved = tuple(study.generator.modules_to_save)
+    fresh = new_adapter(world.base, study.lora, seed=1, saved_modules=saved)
+    folder = world.folder / "fresh-generator"
+    save_adapter(folder, fresh, lora=study.lora, base=world.base)
+
+    def theirs(_: int) -> tuple[float, int]:
+        tokenizer = reference_models.load_tokenizer(world.model)
+        reference_models.train(
+            reference_models.load_generator(world.model, folder, is_trainable=True),
+            tokenizer,
+            reference_models.encode_texts(tokenizer, examples),
+            validation=reference_models.encode_texts(tokenizer, validation),
+            settings=study.generator.training,
+            seed=1,
+            folder=world.folder / "reference" / "generator",
+            is_causal=True,
+        )
+        return len(examples), len(examples)
+
+    def ours(_: int) -> tuple[float, int]:
+        texts = build_generator_texts(
+            [label for _, _, label in examples], [p for p, _, _ in examples], [h for _, h, _ in examples]
+        )
+        run = TrainingRun("generator", fresh, tokenize(world.base, texts), labels=None, seed=1)
+        options: dict[str, Any] = {"settings": study.generator.training, "lora": study.lora, "task": "causal_lm"}
+        train_adapters(world.base, [run], **options)
+        return len(examples), len(examples)
+
+    return Race(
+        stage="generator_training",
+        title=f"the generator's training ({pairs:,} texts)",
+        at_least=None,
+        aim=None,
+        gate="none here: tests/test_training.py holds both together",
+        reference=theirs,
+        ours=ours,
+        check=None,
+    )
