@@ -178,6 +178,16 @@ def test_results_are_what_the_predictions_say(results_folder: Path, predictions:
     assert results["accuracy"].nunique() > 5, "models differ"
 
 
+def test_results_and_evaluations_hold_the_switches(results_folder: Path, executed: Path) -> None:
+    expected = {"pooling": "last_token", "overlap_detector": "published"}
+    expected |= {"deduplicate_synthetic": True, "label_collapse": "argmax"}
+    results = pd.read_csv(results_folder / "results.csv", keep_default_na=False)
+    assert {name: results[name].unique().tolist() for name in expected} == {k: [v] for k, v in expected.items()}
+    summaries = list((executed / "test" / "80_evaluate").glob("*/summary.json"))
+    assert len(summaries) == 3
+    assert all(json.loads(path.read_text())["switches"] == expected for path in summaries)
+
+
 def test_results_depend_on_the_predictions(predictions: pd.DataFrame) -> None:
     """The recount can tell: other logits give other accuracies."""
     rows = predictions[predictions["model"] == "start-40_seed-1_none"]

@@ -33,7 +33,7 @@ from blindspot.study import ROOT, Study, StudyError, load_study
 ADAPTER = "adapter/adapter_model.safetensors"
 SUMMARY_KEYS = {
     *("study", "stage", "run", "parameters", "metrics", "counts", "seed", "seconds"),
-    *("versions", "git_commit", "lib_sha256", "inputs"),
+    *("versions", "git_commit", "lib_sha256", "inputs", "switches"),
 }
 
 
@@ -317,6 +317,10 @@ def test_summary_says_everything(study: Study) -> None:
     assert (summary["study"], summary["stage"], summary["run"]) == ("test", "70_augment_task_model", "start-20_seed-1")
     assert summary["parameters"] == {"starting_size": 20, "seed": 1}
     assert summary["seed"] == 1
+    assert summary["switches"] == {
+        **{"pooling": "last_token", "overlap_detector": "published"},
+        **{"deduplicate_synthetic": True, "label_collapse": "argmax"},
+    }
     assert (summary["metrics"], summary["counts"]) == ({"loss": 0.5, "rows": [1, 2]}, {"pairs": 3})
     assert summary["seconds"] >= 0
     assert set(summary["versions"]) >= {"python", "torch", "transformers", "peft", "bitsandbytes", "papermill"}

@@ -10,7 +10,15 @@ import pytest
 import yaml
 
 from blindspot import study as study_module
-from blindspot.study import ROOT, StudyError, apply_overrides, executed_folder, list_studies, load_study
+from blindspot.study import (
+    ROOT,
+    StudyError,
+    apply_overrides,
+    executed_folder,
+    list_studies,
+    load_study,
+    read_overrides,
+)
 
 STUDY_FILES = sorted((ROOT / "parameters").glob("*.yaml"))
 PAPER_SIZES = [0, 5000, 10000, 20000, 100000, 391722]
@@ -280,6 +288,30 @@ def test_overrides_replace_lists_and_merge_mappings() -> None:
     study = load_study("test", {"task_model.starting_sizes": [0, 5], "generation.examples_per_label": {"neutral": 40}})
     assert study.task_model.starting_sizes == [0, 5]
     assert study.generation.examples_per_label == {"entailment": 96, "neutral": 40, "contradiction": 32}
+
+
+def test_an_empty_mapping_empties() -> None:
+    values = {"data": {"expected_counts": {"train": 3}, "folder": "x"}}
+    assert apply_overrides(values, {"data": {"expected_counts": {}}})["data"] == {"expected_counts": {}, "folder": "x"}
+
+
+def test_overrides_from_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "changes.yaml").write_text("# why\nname: small\nlora.r: 4  # less\n")
+    assert read_overrides("{lora.r: 8}") == "{lora.r: 8}" and read_overrides("") == ""
+    monkeypatch.chdir(tmp_path)
+    for given in ("changes.yaml", f" {tmp_path}/changes.yaml\n"):
+        study = load_study("test", read_overrides(given))
+        assert (study.name, study.lora.r) == ("small", 4)
+    with pytest.raises(StudyError, match=r"no file of overrides 'nowhere\.yaml'; expected YAML such as"):
+        read_overrides("nowhere.yaml")
+
+
+def test_every_file_of_overrides_makes_a_study() -> None:
+    files = sorted((ROOT / "parameters" / "overrides").glob("*.yaml"))
+    assert files
+    for file in files:
+        study = load_study(file.stem.partition("-")[0], read_overrides(str(file)))
+        assert study.name == file.stem
 
 
 def test_overrides_leave_shared_yaml_anchors_apart() -> None:
