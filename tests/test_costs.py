@@ -57,10 +57,10 @@ def test_the_papers_work_and_hours_by_hand() -> None:
     assert work["80_evaluate/start-0_seed-1"] == 10 * (9_815 + 9_832 + 30_000)
     costs = by_name(study)
     start = costs["20_train_task_model/start-5000_seed-1"]
-    assert start.seconds == pytest.approx(6 * 6_738_415_616 * 72 * 5_000 / 150e12)
+    assert start.seconds == pytest.approx(4 * 6_738_415_616 * 72 * 5_000 / 150e12)
     assert (start.gpus, start.to_run) == (1, True)
     assert start.source == (
-        "6 x 6.74e9 parameters x 72 tokens a pair, at 150 TFLOP/s sustained in bfloat16 (assumed)"
+        "4 x 6.74e9 parameters x 72 tokens a pair, at 150 TFLOP/s sustained in bfloat16 (assumed)"
     )
     evaluation = costs["80_evaluate/start-0_seed-1"]
     assert evaluation.seconds == pytest.approx(2 * 6_738_415_616 * 72 * 496_470 / 15e12), "in float32"

@@ -4,8 +4,8 @@ An estimate says where it comes from. Best are finished runs of the same study; 
 count of floating-point operations over the rate that the study file names. What none of these gives is unknown, never
 made up. Nothing here loads a model: shapes are read from its config, or from the study file.
 
-Operations: training 6, prediction and decoding 2 per parameter and token (Kaplan et al. 2020). Training with a frozen
-base needs less (no gradient of its weights); decoding is bound by memory and needs longer.
+Operations per parameter and token (Kaplan et al. 2020, without the gradient of the weights, which are frozen here):
+training 4, prediction and decoding 2. Decoding is bound by memory and needs longer.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from blindspot.runs import read_summary
 from blindspot.sandbox.model import SHIPPED_BASE
 from blindspot.study import ROOT, ModelShape, Study
 
-TRAINING, PREDICTION = 6, 2
+TRAINING, PREDICTION = 4, 2
 OPERATIONS = {
     "20_train_task_model": TRAINING,
     "30_train_generator": TRAINING,
