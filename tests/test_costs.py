@@ -143,6 +143,6 @@ def test_plan_of_the_paper_needs_no_model_library(tmp_path: Path) -> None:
     lines = done.stdout.splitlines()
     assert lines[-1] == "set()"
     assert "Study paper: 116 of 116 runs would start" in lines[0]
-    for stage, hours in (("20_train_task_model", "2.8"), ("30_train_generator", "2.1"), ("80_evaluate", "53.5")):
+    for stage, hours in (("20_train_task_model", "1.9"), ("30_train_generator", "1.4"), ("80_evaluate", "53.5")):
         rows = [line for line in lines if stage in line]
         assert len(rows) == 2 and rows[1].split("│")[2].strip() == hours
