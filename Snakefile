@@ -18,13 +18,8 @@ from blindspot.study import load_study
 STUDY = str(config.get("study", "sandbox"))
 OVERRIDES = unquote(config.get("overrides") or "")  # quoted, since Snakemake reads plain YAML without its types
 JOBS = expand_study(load_study(STUDY, OVERRIDES))
-
-
-def command_line(job):
-    """What runs a job. It is no param: overrides that leave a stage's own values alone do not rerun it."""
-    arguments = job_parameters(job, study=STUDY, overrides=OVERRIDES)
-    words = (sys.executable, "-m", "blindspot", "run", job.stage, "--parameters", arguments)
-    return " ".join(shlex.quote(word) for word in words).replace("{", "{{").replace("}", "}}")
+RUN = f"{shlex.quote(sys.executable)} -m blindspot run"
+CHANGES = shlex.quote(OVERRIDES)  # no param of a job: overrides that leave its own values alone do not run it again
 
 
 rule all:
@@ -45,9 +40,12 @@ for job in JOBS:
             job.log_path(),
         params:
             values=json.dumps(job.values, sort_keys=True),
+            stage=job.stage,
+            parameters=shlex.quote(job_parameters(job, study=STUDY)),
         threads: job.threads
         resources:
             mem_mb=job.memory_mb,
             gpus=job.gpus,
         shell:
-            "OMP_NUM_THREADS={threads} TOKENIZERS_PARALLELISM=false " + command_line(job)
+            "OMP_NUM_THREADS={threads} TOKENIZERS_PARALLELISM=false "
+            "{RUN} {params.stage} --parameters {params.parameters} --overrides {CHANGES}"

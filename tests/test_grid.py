@@ -184,20 +184,26 @@ def test_job_values_are_the_studys() -> None:
 
 def test_job_parameters_are_the_notebooks(study: Study) -> None:
     for job in expand_study(study):
-        parameters = json.loads(job_parameters(job, study=study.name, overrides=""))
+        parameters = json.loads(job_parameters(job, study=study.name))
         loaded, coordinates = check_parameters(job.stage, parameters)
         assert loaded == study
         assert run_folder(study, job.stage, **coordinates) == job.folder
 
 
-def test_job_parameters_carry_overrides() -> None:
+def test_overrides_find_the_jobs_folder_and_leave_other_jobs_alone() -> None:
     text = "{lora.r: 4, task_model.starting_sizes: [0, 5]}"
     changed = load_study("test", text)
     for job in expand_study(changed):
-        parameters = json.loads(job_parameters(job, study="test", overrides=text))
-        assert parameters["overrides"] == text
-        loaded, coordinates = check_parameters(job.stage, parameters)
+        parameters = json.loads(job_parameters(job, study="test"))
+        loaded, coordinates = check_parameters(job.stage, parameters | {"overrides": text})
         assert run_folder(loaded, job.stage, **coordinates) == job.folder
+
+    def list_params(overrides: str) -> dict[str, tuple[str, str]]:
+        jobs = expand_study(load_study("test", overrides))
+        return {job.name: (json.dumps(job.values), job_parameters(job, study="test")) for job in jobs}
+
+    before, after = list_params("{name: test}"), list_params("{name: test, generation.temperature: 0.9}")
+    assert {name.split("/")[0] for name in before if before[name] != after[name]} == {"40_generate_examples"}
 
 
 def test_only_model_stages_ask_for_the_device() -> None:

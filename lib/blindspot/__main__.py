@@ -37,6 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="execute one notebook at one point of a study's grid")
     run.add_argument("stage", help="the notebook's name, such as 20_train_task_model")
     run.add_argument("--parameters", default="{}", help="the notebook's parameters as a JSON object")
+    run.add_argument("--overrides", default="", help="changes to the study, as YAML")
     run.add_argument("--here", action="store_true", help="in this process also where a study's fork server runs")
     run.set_defaults(command=run_stage)
     study = commands.add_parser("study", help="run what is missing of a study, or say what would run and why")
@@ -156,7 +157,8 @@ def run_stage(options: argparse.Namespace) -> int:
 
     if os.environ.get(ADDRESS) and not options.here:
         try:
-            return run_forked_job(["run", options.stage, "--parameters", options.parameters, "--here"])
+            arguments = ["--parameters", options.parameters, "--overrides", options.overrides]
+            return run_forked_job(["run", options.stage, *arguments, "--here"])
         except Refused as reason:
             print(f"plain start: {reason}", file=sys.stderr)
     from blindspot.runs import STAGES
@@ -168,6 +170,8 @@ def run_stage(options: argparse.Namespace) -> int:
         raise StudyError(f"--parameters is not JSON ({error}); expected an object of names and values") from None
     if not isinstance(parameters, dict):
         raise StudyError(f"--parameters is {options.parameters}; expected a JSON object of names and values")
+    if options.overrides:
+        parameters["overrides"] = options.overrides
     if options.stage not in STAGES:
         raise StudyError(f"no stage {options.stage!r}; expected one of {', '.join(STAGES)}")
     from papermill.exceptions import PapermillExecutionError

@@ -179,13 +179,10 @@ def pick_value(values: dict[str, Any], key: str) -> Any:
     return values
 
 
-def job_parameters(job: Job, *, study: str, overrides: str) -> str:
-    """The papermill parameters of a job, as JSON."""
+def job_parameters(job: Job, *, study: str) -> str:
+    """The papermill parameters of a job, as JSON; without overrides, which reach every job of the study alike."""
     lists: dict[str, list[str]] = {key: [] for key, kind in STAGES[job.stage].items() if kind not in (int, str)}
-    parameters = {"study": study, **lists, **job.coordinates}
-    if overrides:
-        parameters["overrides"] = overrides
-    return json.dumps(parameters, sort_keys=True)
+    return json.dumps({"study": study, **lists, **job.coordinates}, sort_keys=True)
 
 
 def free_memory_mb() -> int:
