@@ -387,7 +387,7 @@ def test_light_notebooks_load_nothing_heavy_when_they_run(executed: Path, tmp_pa
     """Their code cells as one script each, on a copy of the results: torch & co. are not in sys.modules at the end."""
     copy = tmp_path / "executed"
     shutil.copytree(executed, copy, ignore=shutil.ignore_patterns(".snakemake", "70_augment_task_model"))
-    for stage in ("10_prepare_data", "50_audit_synthetic_data", "60_build_training_sets", "90_analysis"):
+    for stage in ("10_prepare_data", "60_build_training_sets", "90_analysis"):
         notebook = nbformat.read(ROOT / "notebooks" / f"{stage}.ipynb", as_version=4)
         cells = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
         text = "\n".join(["from IPython.display import display", cells[0], 'study = "test"', *cells[1:]])
