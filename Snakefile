@@ -21,10 +21,9 @@ JOBS = expand_study(load_study(STUDY, OVERRIDES))
 
 
 def command_line(job):
-    """What runs a job. It is no param: overrides that leave a stage's own values alone do not rerun it."""
+    """What runs a job."""
     arguments = job_parameters(job, study=STUDY, overrides=OVERRIDES)
-    words = (sys.executable, "-m", "blindspot", "run", job.stage, "--parameters", arguments)
-    return " ".join(shlex.quote(word) for word in words).replace("{", "{{").replace("}", "}}")
+    return shlex.join([sys.executable, "-m", "blindspot", "run", job.stage, "--parameters", arguments])
 
 
 rule all:
@@ -45,9 +44,12 @@ for job in JOBS:
             job.log_path(),
         params:
             values=json.dumps(job.values, sort_keys=True),
+            # A function's value reruns nothing, so overrides that leave a stage's own values alone do not either. It
+            # keeps the loop's job: `shell` itself is evaluated when a job starts, and would see the last one.
+            command=lambda wildcards, job=job: command_line(job),
         threads: job.threads
         resources:
             mem_mb=job.memory_mb,
             gpus=job.gpus,
         shell:
-            "OMP_NUM_THREADS={threads} TOKENIZERS_PARALLELISM=false " + command_line(job)
+            "OMP_NUM_THREADS={threads} TOKENIZERS_PARALLELISM=false {params.command}"
