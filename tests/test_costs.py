@@ -54,6 +54,7 @@ def test_the_papers_work_and_hours_by_hand() -> None:
     assert work["30_train_generator/all"] == 391_722
     assert work["40_generate_examples/label-neutral_shard-28"] == 563_000 - 28 * 20_000
     assert work["70_augment_task_model/start-0_seed-1"] == 3 * 3 * (6_006 + 12_013 + 24_360)
+    assert work["50_audit_synthetic_data/all"] == 3 * 4_000 + 9_815
     assert work["80_evaluate/start-0_seed-1"] == 10 * (9_815 + 9_832 + 30_000)
     costs = by_name(study)
     start = costs["20_train_task_model/start-5000_seed-1"]
@@ -98,6 +99,12 @@ def test_a_short_run_takes_at_least_what_the_shortest_took() -> None:
     jobs = {job.name: job for job in expand_study(study)}
     finish(jobs["20_train_task_model/start-40_seed-1"], seconds=10.0)
     assert by_name(study)["20_train_task_model/start-0_seed-1"].seconds == 10.0
+
+
+def test_a_later_generation_is_trained_on_fewer_pairs() -> None:
+    study = load_study("test", {"generator.generations": 1, "generator.retraining_pairs_per_label": 7})
+    retrained = {job.name: count_work(study, job, {}) for job in expand_study(study) if job.stage.startswith("30")}
+    assert list(retrained.values()) == [800, 3 * 7], "G, then its next generation"
 
 
 def test_counts_of_the_data_stage_replace_what_was_expected() -> None:

@@ -94,7 +94,7 @@ def test_sandbox_is_the_papers_grid_in_small() -> None:
         ({"seeds": [-1]}, ["seeds.0", "-1", "greater than or equal to 0"]),
         ({"data": 5}, ["data", "5", "dictionary"]),
         ({"task_model.pooling": "mean"}, ["task_model.pooling", "'mean'", "'last_token' or 'as_published'"]),
-        ({"data.source": "web"}, ["data.source", "'web'", "'sandbox' or 'folder'"]),
+        ({"data.source": "web"}, ["data.source", "'web'", "'sandbox', 'folder', 'download' or 'hub'"]),
         ({"data.source": "folder"}, ["data", "'folder' needs the key 'folder'"]),
         ({"lora.target_modules": ["query"]}, ["lora.target_modules.0", "'query'", "'q_proj'"]),
         ({"training_sets.overlap_detector": "both"}, ["overlap_detector", "'both'", "'published' or 'token_aligned'"]),

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from blindspot.data import LABELS
+from blindspot.fidelity import JUDGED_PER_LABEL
 from blindspot.grid import Job
 from blindspot.runs import read_summary
 from blindspot.sandbox.model import SHIPPED_BASE
@@ -27,6 +28,7 @@ OPERATIONS = {
     "20_train_task_model": TRAINING,
     "30_train_generator": TRAINING,
     "40_generate_examples": PREDICTION,
+    "50_audit_synthetic_data": PREDICTION,  # a task model judges what was written
     "70_augment_task_model": TRAINING,
     "80_evaluate": PREDICTION,
 }
@@ -89,24 +91,28 @@ def count_work(study: Study, job: Job, summaries: dict[str, dict[str, Any]]) -> 
     match job.stage:
         case "10_prepare_data":
             tests, train = count_test_pairs(study, counts), count_training_pairs(study, counts)
-            return None if tests is None or train is None else train + tests
+            return None if tests is None or train is None else train + sum(tests.values())
         case "20_train_task_model":
             return study.task_model.training.num_train_epochs * int(job.coordinates["starting_size"])
         case "30_train_generator":
             size = study.generator.training_size or count_training_pairs(study, counts)
+            if job.coordinates.get("generation"):
+                size = len(LABELS) * (study.generator.retraining_pairs_per_label or 0)
             return None if size is None else study.generator.training.num_train_epochs * size
         case "40_generate_examples":
             total = study.generation.examples_per_label[job.coordinates["label"]]
             return min(study.generation.shard_size, total - job.coordinates["shard"] * study.generation.shard_size)
         case "50_audit_synthetic_data":
-            return sum(study.generation.examples_per_label.values())
+            tests = count_test_pairs(study, counts)
+            judged = sum(min(rows, JUDGED_PER_LABEL) for rows in study.generation.examples_per_label.values())
+            return None if tests is None else judged + tests["matched"]
         case "60_build_training_sets":
             return sets
         case "70_augment_task_model":
             return study.augmentation.training.num_train_epochs * sets
         case "80_evaluate":
             tests = count_test_pairs(study, counts)
-            return None if tests is None else tests * (1 + len(study.training_sets.names()))
+            return None if tests is None else sum(tests.values()) * (1 + len(study.training_sets.names()))
     return None
 
 
@@ -117,19 +123,19 @@ def count_training_pairs(study: Study, counts: dict[str, int]) -> int | None:
     return counts.get("train", study.data.expected_counts.get("train", made))
 
 
-def count_test_pairs(study: Study, counts: dict[str, int]) -> int | None:
+def count_test_pairs(study: Study, counts: dict[str, int]) -> dict[str, int] | None:
     """Pairs of the three test splits: as counted by stage 10, else as the study file expects or makes them."""
     if "hans" in counts:
-        return counts["matched"] + counts["mismatched"] + counts["hans"]
+        return {split: counts[split] for split in ("matched", "mismatched", "hans")}
     data, expected = study.data, study.data.expected_counts
     sandbox = data.sandbox if data.source == "sandbox" else None
     per_subcase = data.hans_per_subcase or (sandbox.hans_per_subcase if sandbox else None)
-    hans = HANS_SUBCASES * per_subcase if per_subcase else expected.get("hans")
-    dev = [sandbox.matched_pairs, sandbox.mismatched_pairs] if sandbox else []
-    dev = dev or [expected[name] for name in ("matched_labelled", "mismatched_labelled") if name in expected]
-    if data.test_pairs is not None:
-        dev = [min(data.test_pairs, pairs) for pairs in dev] or [data.test_pairs] * 2
-    return hans + sum(dev) if hans is not None and len(dev) == 2 else None
+    found = {"hans": HANS_SUBCASES * per_subcase if per_subcase else expected.get("hans")}
+    for split in ("matched", "mismatched"):
+        made = getattr(sandbox, f"{split}_pairs") if sandbox else None
+        sizes = [size for size in (data.test_pairs, made or expected.get(f"{split}_labelled")) if size is not None]
+        found[split] = min(sizes, default=None)
+    return None if None in found.values() else {split: size for split, size in found.items() if size is not None}
 
 
 def measure_rates(
@@ -221,6 +227,8 @@ def estimate_bytes(
     """Bytes that a job's artefacts will take; None where the model's shape or a count is not known."""
     if job.stage in BYTES_PER_ROW:
         work = count_work(study, job, summaries)
+        if job.stage == "50_audit_synthetic_data":  # it keeps every row, and judges some
+            work = sum(study.generation.examples_per_label.values())
         return None if work is None else work * BYTES_PER_ROW[job.stage]
     adapters = {"20_train_task_model": 1, "30_train_generator": 1}
     adapters["70_augment_task_model"] = len(study.training_sets.names())

@@ -26,8 +26,13 @@ Label = Literal["entailment", "neutral", "contradiction"]
 Heuristic = Literal["lexical_overlap", "subsequence", "constituent"]
 Detector = Literal["published", "token_aligned"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=60)]
-TrainedStage = Literal[
-    "20_train_task_model", "30_train_generator", "40_generate_examples", "70_augment_task_model", "80_evaluate"
+ModelStage = Literal[
+    "20_train_task_model",
+    "30_train_generator",
+    "40_generate_examples",
+    "50_audit_synthetic_data",
+    "70_augment_task_model",
+    "80_evaluate",
 ]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -218,7 +223,7 @@ class Planning(Section):
     model's shape, where its config is not on this machine.
     """
 
-    rates: dict[TrainedStage, Rate] = Field(default_factory=dict)
+    rates: dict[ModelStage, Rate] = Field(default_factory=dict)
     sustained_tflops: dict[Literal["float32", "bfloat16"], Rate] = Field(default_factory=dict)
     tokens_per_pair: Rate | None = None
     model: ModelShape | None = None
