@@ -36,37 +36,38 @@ def fill(place: Tensor, values: Tensor) -> None:
 
 
 class Captured:
-    """A function without arguments as a CUDA graph: captured at the first call, replayed at every call.
+    """One function without arguments as a CUDA graph: captured at the first call, replayed at every call.
 
     The function reads and writes tensors that stay where they are, gives the same when it is called again on the same
-    inputs, and asks the device for nothing. What it returns is overwritten by the next replay.
+    inputs, and asks the device for nothing. What it returns is overwritten by the next replay. It comes with each call
+    and is not kept: its owner owns the graph, and the two would keep each other's memory alive.
     pool: memory that graphs share which never run at the same time (torch.cuda.graph_pool_handle()); None: its own.
     """
 
-    def __init__(self, function: Callable[[], Any], device: torch.device, *, pool: Any = None) -> None:
-        self.function, self.device, self.pool = function, device, pool
+    def __init__(self, device: torch.device, *, pool: Any = None) -> None:
+        self.device, self.pool = device, pool
         self.graph: Any = None
         self.output: Any = None
 
-    def __call__(self) -> Any:
+    def __call__(self, function: Callable[[], Any]) -> Any:
         if not (is_gpu(self.device) and USE_GRAPHS):
-            return self.function()
+            return function()
         if self.graph is None:
-            self.capture()
+            self.capture(function)
         self.graph.replay()
         return self.output
 
-    def capture(self) -> None:
+    def capture(self, function: Callable[[], Any]) -> None:
         """Run the function on a stream of its own (libraries set themselves up then), then record it."""
         stream = torch.cuda.Stream(self.device)
         stream.wait_stream(torch.cuda.current_stream(self.device))
         with torch.cuda.stream(stream):
             for _ in range(WARM_UP_CALLS):
-                self.function()
+                function()
         torch.cuda.current_stream(self.device).wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self.pool):
-            self.output = self.function()
+            self.output = function()
         self.graph = graph
 
 

@@ -70,13 +70,13 @@ class SlotDecoder:
         self.tokens = torch.zeros(slots, dtype=torch.int64, device=base.device)
         self.numbers = torch.zeros(slots, dtype=torch.float64, device=base.device)
         self.pool = share_pool(base.device)
-        self.sampling = Captured(self.compute_tokens, base.device, pool=self.pool)
+        self.sampling = Captured(base.device, pool=self.pool)
         self.forwards: dict[int, Captured] = {}
 
     def sample(self, numbers: np.ndarray) -> np.ndarray:
         """The next token of each slot from its logits and its random number [slots]."""
         fill(self.numbers, torch.from_numpy(numbers))
-        self.sampling()
+        self.sampling(self.compute_tokens)
         return self.tokens.cpu().numpy()
 
     def advance(self, positions: np.ndarray, fresh: np.ndarray) -> None:
@@ -84,8 +84,8 @@ class SlotDecoder:
         fill(self.cache.positions, torch.from_numpy(positions))
         self.cache.visible = min(round_up(int(positions.max()) + 1, BUCKET), self.size)
         if self.cache.visible not in self.forwards:
-            self.forwards[self.cache.visible] = Captured(self.compute_logits, self.base.device, pool=self.pool)
-        self.forwards[self.cache.visible]()
+            self.forwards[self.cache.visible] = Captured(self.base.device, pool=self.pool)
+        self.forwards[self.cache.visible](self.compute_logits)
         if len(fresh):
             self.logits[send(torch.from_numpy(fresh), self.base.device)] = self.first_logits
 

@@ -87,12 +87,12 @@ class BucketStep:
         self.ends = torch.ones(shape, dtype=torch.int64, device=device)  # number of tokens of each row
         self.pooled = torch.zeros(shape, dtype=torch.int64, device=device)  # position that is classified
         self.labels = torch.full(shape, IGNORED, device=device)
-        self.compute = Captured(self.backward, device, pool=pool)
+        self.captured = Captured(device, pool=pool)
 
     def run(self, batches: Batches) -> Tensor:
         """Losses [K] on the device; the gradients are in the optimizer."""
         self.load(batches)
-        return self.compute().clone()
+        return self.captured(self.backward).clone()
 
     def load(self, batches: Batches) -> None:
         """Put the rows of each run in their places; a short batch leaves rows of padding that count for nothing."""
