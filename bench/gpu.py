@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench.gpu_work import Floor, Shape, count_decoding, count_evaluation, count_training, measure_rates
+from bench.gpu_work import Floor, Shape, count_decoding, count_evaluation, count_training, measure_rates, quantize
 from bench.measure import Figures, say, stamp
 from blindspot.data import LABELS
 from blindspot.models import Base, new_adapter
@@ -59,14 +59,14 @@ class Sizes:
 FULL = Sizes(
     config={"vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32}
     | {"num_attention_heads": 32, "num_key_value_heads": 32, "max_position_embeddings": 4096},
-    **{"r": 64, "stacks": (1, 9, 18), "tokens": 64, "slots": 64, "generated": 512, "max_new_tokens": 64},
-    **{"evaluated": 8192, "evaluation_batch": 256, "matrix": 8192, "copied": 2**32},
+    r=64, stacks=(1, 9, 18), tokens=64, slots=64, generated=512, max_new_tokens=64,
+    evaluated=8192, evaluation_batch=256, matrix=8192, copied=2**32,
 )  # fmt: skip
 TINY = Sizes(
     config={"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
     | {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 128},
-    **{"r": 2, "stacks": (1, 2, 3), "tokens": 32, "slots": 3, "generated": 9, "max_new_tokens": 5},
-    **{"evaluated": 20, "evaluation_batch": 8, "matrix": 64, "copied": 2**16},
+    r=2, stacks=(1, 2, 3), tokens=32, slots=3, generated=9, max_new_tokens=5,
+    evaluated=20, evaluation_batch=8, matrix=64, copied=2**16,
 )  # fmt: skip
 
 
@@ -225,22 +225,6 @@ class Bench:
         }
 
 
-def quantize(model: Any, dtype: torch.dtype) -> Any:
-    """The decoder's linear layers in NF4, as transformers loads them for bitsandbytes."""
-    from bitsandbytes.nn import Linear4bit, Params4bit
-
-    for name, module in list(model.model.named_modules()):
-        if isinstance(module, torch.nn.Linear):
-            device = module.weight.device
-            options: Any = {"bias": False, "compute_dtype": dtype, "quant_type": "nf4", "device": "meta"}
-            layer = Linear4bit(module.in_features, module.out_features, **options)
-            layer.weight = Params4bit(module.weight.data.cpu(), requires_grad=False, quant_type="nf4").to(device)
-            parent, _, child = name.rpartition(".")
-            setattr(model.model.get_submodule(parent), child, layer)
-    model.is_loaded_in_4bit = True
-    return model.requires_grad_(False)
-
-
 def attempt(measure: Callable[[], Figures], title: str) -> Figures:
     """A measurement, or why there is none: memory that is not there is no reason to lose the others."""
     say(title)
@@ -258,7 +242,7 @@ def run_all(sizes: Sizes, device: torch.device) -> Figures:
     gc.collect()  # peft's model refers to itself
     base = bench.build_base()
     for runs in sizes.stacks:
-        lines.append(attempt(lambda runs=runs: bench.measure_stack(base, runs), f"our step: K = {runs}"))  # type: ignore[misc]
+        lines.append(attempt(lambda runs=runs: bench.measure_stack(base, runs), f"our step: K = {runs}"))
     lines.append(attempt(lambda: bench.measure_generation(base), "generation"))
     lines.append(attempt(lambda: bench.measure_evaluation(base), "evaluation"))
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU (toy sizes: no figure means anything)"

@@ -1,10 +1,11 @@
-"""The least that a step must compute and move, and the rates of the chip that does it."""
+"""The least that a step must compute and move, the rates of the chip that does it, and the reference's 4-bit model."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -99,3 +100,19 @@ def best_time(function: Callable[[], object], wait: Callable[[], None], *, round
         wait()
         times.append((time.perf_counter() - started) / calls)
     return min(times[1:])
+
+
+def quantize(model: Any, dtype: torch.dtype) -> Any:
+    """The decoder's linear layers in NF4, as transformers loads them for bitsandbytes."""
+    from bitsandbytes.nn import Linear4bit, Params4bit
+
+    for name, module in list(model.model.named_modules()):
+        if isinstance(module, torch.nn.Linear):
+            device = module.weight.device
+            options: Any = {"bias": False, "compute_dtype": dtype, "quant_type": "nf4", "device": "meta"}
+            layer = Linear4bit(module.in_features, module.out_features, **options)
+            layer.weight = Params4bit(module.weight.data.cpu(), requires_grad=False, quant_type="nf4").to(device)
+            parent, _, child = name.rpartition(".")
+            setattr(model.model.get_submodule(parent), child, layer)
+    model.is_loaded_in_4bit = True
+    return model.requires_grad_(False)
