@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -242,9 +243,9 @@ def run_all(sizes: Sizes, device: torch.device) -> Figures:
     gc.collect()  # peft's model refers to itself
     base = bench.build_base()
     for runs in sizes.stacks:
-        lines.append(attempt(lambda runs=runs: bench.measure_stack(base, runs), f"our step: K = {runs}"))
-    lines.append(attempt(lambda: bench.measure_generation(base), "generation"))
-    lines.append(attempt(lambda: bench.measure_evaluation(base), "evaluation"))
+        lines.append(attempt(partial(bench.measure_stack, base, runs), f"our step: K = {runs}"))
+    lines.append(attempt(partial(bench.measure_generation, base), "generation"))
+    lines.append(attempt(partial(bench.measure_evaluation, base), "evaluation"))
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU (toy sizes: no figure means anything)"
     return {
         "device": name,
@@ -280,7 +281,7 @@ def render(results: Figures) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m bench.gpu", description=__doc__.split("\n")[0])  # type: ignore[union-attr]
+    parser = argparse.ArgumentParser(prog="python -m bench.gpu", description=__doc__.split("\n")[0])
     parser.add_argument("--tiny", action="store_true", help="toy sizes on the CPU, to see that the program runs")
     parser.add_argument("--output", type=Path, help="results file (default: bench/gpu_results.json; none with --tiny)")
     options = parser.parse_args(arguments)

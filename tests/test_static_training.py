@@ -106,11 +106,13 @@ def test_shapes_are_few(base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
             super().__init__(*arguments, length=length, **options)
 
     monkeypatch.setattr(static_training, "BucketStep", Counted)
+    monkeypatch.setattr(static_training, "BUCKET", 2)
     run = make_run(base, seed=1)
     batches = order_batches([len(ids) for ids in run.token_ids], TRAINING, seed=1)
     longest = [max(len(run.token_ids[i]) for i in batch) for batch in batches]
     train_as_on_gpu(base, [run], settings=TRAINING, lora=LORA, task="classification")
-    assert sorted(made) == sorted({round_up(length, 16) for length in longest})
+    expected = {round_up(length, 2) for length in longest}
+    assert sorted(made) == sorted(expected) and 1 < len(expected) < len(batches)
     assert [round_up(length, 16) for length in (1, 16, 17)] == [16, 16, 32]
 
 
