@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from blindspot.data import LABELS
+from blindspot.device import is_gpu
 from blindspot.heuristics import lexical_overlap
 from blindspot.models import Base
 from blindspot.prompts import SENTINEL, extract_pair, find_stop, generator_prompt
@@ -42,15 +43,35 @@ def generate_shard(
     if rows < 1:
         raise ValueError(f"shard {shard} of {label} is empty; the study makes {settings.shards(label)} shards of it")
     uniforms = draw_uniforms(settings, label=label, shard=shard, rows=rows, generation=generation)
-    texts: list[str] = []
-    sizes: list[int] = []
-    for start in range(0, rows, settings.batch_size):
-        tokens = sample_batch(base, generator_prompt(label), uniforms[start : start + settings.batch_size], settings)
-        texts += base.tokenizer.batch_decode([t.tolist() for t in tokens], skip_special_tokens=True)
-        sizes += [len(t) for t in tokens]
-        if on_batch:
-            on_batch(len(texts), rows, {"tokens": sum(sizes)})
-    return build_rows(texts, sizes, label=label, shard=shard, generation=generation)
+    report = (lambda done, tokens: on_batch(done, rows, {"tokens": tokens})) if on_batch else None
+    if is_gpu(base.device):
+        from blindspot.slots import sample_in_slots
+
+        written = sample_in_slots(base, generator_prompt(label), uniforms, settings, on_rows=report)
+    else:
+        written = sample_in_batches(base, generator_prompt(label), uniforms, settings, on_rows=report)
+    texts = base.tokenizer.batch_decode([t.tolist() for t in written], skip_special_tokens=True)
+    return build_rows(texts, [len(t) for t in written], label=label, shard=shard, generation=generation)
+
+
+def sample_in_batches(
+    base: Base,
+    prompt: str,
+    uniforms: np.ndarray,
+    settings: Generation,
+    *,
+    on_rows: Callable[[int, int], None] | None = None,
+) -> list[np.ndarray]:
+    """Token ids of each row as `sample_batch` gives them, batch_size rows at a time.
+
+    on_rows: called with (rows written, tokens in them) after each batch.
+    """
+    written: list[np.ndarray] = []
+    for start in range(0, len(uniforms), settings.batch_size):
+        written += sample_batch(base, prompt, uniforms[start : start + settings.batch_size], settings)
+        if on_rows:
+            on_rows(len(written), sum(map(len, written)))
+    return written
 
 
 def draw_uniforms(settings: Generation, *, label: str, shard: int, rows: int, generation: int = 0) -> np.ndarray:

@@ -18,6 +18,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from blindspot.data import LABELS
+from blindspot.device import send
 from blindspot.models import HEAD, Adapter, Base, load_adapter, merged
 from blindspot.prompts import join_task_prompts
 from blindspot.study import Lora
@@ -77,17 +78,21 @@ def predict_sorted(
     states = compute_prefix(base, token_ids[0][:prefix]) if prefix else None
     lengths = np.array([len(ids) - prefix for ids in token_ids])
     order = np.argsort(-lengths, kind="stable")
-    logits = np.zeros((len(token_ids), len(LABELS)), dtype=np.float32)
+    parts: list[Tensor] = []  # they stay on the device until the end: a copy a batch would make the host wait
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
         ids, _ = pad_rows([token_ids[row][prefix:] for row in rows], base.pad_token_id)
         cache = expand_prefix(states, len(rows)) if states else None
-        hidden = base.model.model(input_ids=ids.to(base.device), past_key_values=cache, use_cache=cache is not None)[0]
-        ends = torch.from_numpy(lengths[rows] - 1).to(base.device)
+        ids = send(ids, base.device)
+        hidden = base.model.model(input_ids=ids, past_key_values=cache, use_cache=cache is not None)[0]
+        ends = send(torch.from_numpy(lengths[rows] - 1), base.device)
         pooled = hidden[torch.arange(len(rows), device=base.device), ends]
-        logits[rows] = (pooled.float() @ head.T).cpu().numpy()
+        parts.append(pooled.float() @ head.T)
         if on_batch:
             on_batch(min(start + batch_size, len(order)), len(order), {})
+    logits = np.zeros((len(token_ids), len(LABELS)), dtype=np.float32)
+    if parts:
+        logits[order] = torch.cat(parts).cpu().numpy()
     return logits
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
+from blindspot.counter_dropout import CounterDropout
 from blindspot.models import HEAD, PREFIX, SAVED_MODULES, Adapter, Base, list_targets
 from blindspot.study import Lora
 
@@ -47,11 +48,15 @@ class StackedLora(nn.Module):
         self.high = nn.Parameter(stack["B"].to(device, torch.float32).contiguous())
         self.streams: list[DropoutStream] = []
         self.shapes: list[tuple[int, int]] = []
+        self.counter: tuple[CounterDropout, int] | None = None
 
     def forward(self, hidden: Tensor) -> Tensor:
         runs = self.low.shape[0]
         rows = hidden.view(runs, -1, *hidden.shape[1:])
-        if self.streams:
+        if self.counter:
+            dropout, place = self.counter
+            rows = rows * dropout.draw(place, rows.shape, rows.dtype)
+        elif self.streams:
             rows = rows * self.draw_mask(rows.shape).to(rows)
         rows = rows.flatten(1, 2).to(self.low.dtype)
         update = torch.bmm(torch.bmm(rows, self.low), self.high)
@@ -94,6 +99,11 @@ class Stack(nn.Module):
         """Use these runs' dropout streams, with their batches' (rows, length), for the next forward pass."""
         for layer in self.layers.values():
             layer.streams, layer.shapes = streams, shapes  # type: ignore[assignment]
+
+    def set_counter_dropout(self, dropout: CounterDropout) -> None:
+        """Draw the dropout masks of all runs on the device, from now on."""
+        for place, layer in enumerate(self.layers.values()):
+            layer.counter = (dropout, place)  # type: ignore[assignment]
 
     def hidden_states(
         self, input_ids: Tensor, *, attention_mask: Tensor | None = None, prefix: Tensor | None = None

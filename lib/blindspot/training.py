@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from blindspot.data import LABELS
+from blindspot.device import is_gpu
 from blindspot.models import Adapter, Base
 from blindspot.stacking import DropoutStream, Stack, stacked
 from blindspot.study import Lora, Training
@@ -173,6 +174,12 @@ def train_adapters(
     plans = [order_batches([len(ids) for ids in run.token_ids], settings, seed=run.seed) for run in runs]
     for run, plan in zip(runs, plans, strict=True):
         run.order = [index for batch in plan for index in batch]
+    if is_gpu(base.device):
+        from blindspot.static_training import train_static
+
+        return train_static(
+            base, runs, plans, settings=settings, lora=lora, task=task, pooling=pooling, on_step=on_step
+        )
     streams = [DropoutStream(run.seed + 1, lora.lora_dropout) for run in runs]
     # Without dropout all rows of a run have the same states in the prompt's fixed start: compute them once a step.
     is_shared = task == "classification" and pooling == "last_token" and not lora.lora_dropout
