@@ -38,8 +38,9 @@ def load(folder: Path, place: torch.device, quantization: str = "none") -> Base:
 
 
 @pytest.fixture(autouse=True)
-def full_precision() -> Any:
-    """Products in float32 proper, so that both sides round alike."""
+def full_precision(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Products in float32 proper, so that both sides round alike; with graphs."""
+    monkeypatch.setattr(device, "USE_GRAPHS", True)
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     yield
