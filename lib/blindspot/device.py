@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-USE_GRAPHS = False  # True once tests/test_gpu.py has passed on a device; until then the same functions run eagerly there
+USE_GRAPHS = False  # until tests/test_gpu.py has passed on a device the same functions run eagerly there
 WARM_UP_CALLS = 3
 
 
