@@ -179,7 +179,7 @@ def test_results_are_what_the_predictions_say(results_folder: Path, predictions:
 
 
 def test_results_and_evaluations_hold_the_switches(results_folder: Path, executed: Path) -> None:
-    expected = {"pooling": "last_token", "overlap_detector": "published"}
+    expected: dict[str, str | bool] = {"pooling": "last_token", "overlap_detector": "published"}
     expected |= {"deduplicate_synthetic": True, "label_collapse": "argmax"}
     results = pd.read_csv(results_folder / "results.csv", keep_default_na=False)
     assert {name: results[name].unique().tolist() for name in expected} == {k: [v] for k, v in expected.items()}
