@@ -155,7 +155,8 @@ def test_stacked_equals_alone(base: Base, dropout: float, pooling: Any) -> None:
     together = train_adapters(base, [make_run(base, seed=s, pairs=p) for s, p in enumerate(choices)], **options)
     for seed, pairs in enumerate(choices):
         [alone] = train_adapters(base, [make_run(base, seed=seed, pairs=pairs)], **options)
-        assert largest_difference(alone, together[seed]) < 2e-5
+        # AdamW turns the rounding of a gradient near 0 into part of a step, which is 5e-3 here
+        assert largest_difference(alone, together[seed]) < 1e-4
     assert largest_difference(together[0], make_run(base, seed=0).adapter) > 1e-3
 
 
