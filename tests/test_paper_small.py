@@ -101,7 +101,7 @@ def test_modules_are_saved_as_the_paper_saves_them(study_folder: Path) -> None:
 
 def test_what_the_generator_wrote_fills_every_set(study_folder: Path) -> None:
     synthetic = read_table(study_folder / "50_audit_synthetic_data" / "all" / "synthetic.parquet").to_pandas()
-    assert len(synthetic) == 9600 + 2815 + 3125
+    assert len(synthetic) == 24000 + 2815 + 3125
     assert synthetic["accepted"].mean() > 0.5 and not synthetic["accepted"].all(), "rejected rows are kept"
     sets = read_table(study_folder / "60_build_training_sets" / "seed-1" / "training_sets.parquet")
     frame = sets.to_pandas()
@@ -135,5 +135,5 @@ def test_the_plan_then_knows_what_it_took(study_folder: Path, overrides: str, mo
     monkeypatch.setenv("BLINDSPOT_EXECUTED", str(study_folder.parent))
     study = load_study("paper", overrides)
     costs = estimate_costs(study, expand_study(study), to_run=set())
-    assert len(costs) == 27 and {cost.source for cost in costs} == {"measured"}
+    assert len(costs) == 30 and {cost.source for cost in costs} == {"measured"}
     assert all(cost.seconds and cost.bytes for cost in costs)
