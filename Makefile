@@ -8,7 +8,7 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: setup study plan test lab bench smollm2-weights clean
+.PHONY: setup study plan test test-slow lab bench smollm2-weights clean
 
 setup: .venv/.ready
 
@@ -30,6 +30,10 @@ test: setup
 	$(BIN)/ruff check lib tests notebooks bench
 	$(BIN)/mypy lib tests bench
 	$(BIN)/python -m pytest
+
+# The tests that take minutes: the paper's study at 1/200, on the real text where it is at hand.
+test-slow: setup
+	BLINDSPOT_SLOW=1 $(BIN)/python -m pytest tests/test_paper_small.py
 
 lab: setup
 	$(BIN)/jupyter lab --notebook-dir=.

@@ -36,6 +36,8 @@ def overrides(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> st
 @pytest.fixture(scope="module")
 def study_folder(overrides: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The results of the whole study, run once."""
+    if not os.environ.get("BLINDSPOT_SLOW"):
+        pytest.skip("takes 5 to 10 minutes: `make test-slow` runs it")
     executed = tmp_path_factory.mktemp("study") / "executed"
     done = subprocess.run(
         [sys.executable, "-m", "blindspot", "study", "--study", "paper", "--overrides", overrides, "--cores", "2"],
