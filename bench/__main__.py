@@ -3,7 +3,7 @@
     python -m bench                                   # everything, some 25 minutes on 2 cores
     python -m bench --stages read sets --rounds 5     # some stages; the others' figures stay in results.json
     python -m bench --table                           # the README's table from bench/results.json
-    python -m bench --quick --output /tmp/quick.json  # seconds, at sizes that say nothing: does the harness work?
+    python -m bench --quick --output quick.json       # seconds, at sizes that say nothing: does the harness work?
 
 Exits with 1 where a gate fails, a memory limit is passed or the calibration leaves its bounds.
 """
