@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import PAIRS
+from conftest import PAIRS, learn_by_heart
 
 from blindspot import generation
 from blindspot.data import LABELS
@@ -63,17 +63,7 @@ def writer(tiny_model: Path) -> Base:
     """The tiny model after it has learnt the texts of PAIRS half by heart: it writes sentinels, at various lengths."""
     base = load_tiny(tiny_model)
     rows = [tokenize_behind_prompt(base, label, premise, hypothesis) for premise, hypothesis, label in PAIRS]
-    longest = max(map(len, rows))
-    ids = torch.tensor([row + [base.pad_token_id] * (longest - len(row)) for row in rows])
-    mask = (ids != base.pad_token_id).long()
-    base.model.requires_grad_(True)
-    optimizer = torch.optim.AdamW(base.model.parameters(), lr=5e-3)
-    for _ in range(100):
-        loss = base.model(input_ids=ids, attention_mask=mask, labels=ids.masked_fill(mask == 0, -100)).loss
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    base.model.requires_grad_(False)
+    learn_by_heart(base, rows, steps=100)
     return base
 
 

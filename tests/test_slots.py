@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import PAIRS
+from conftest import PAIRS, learn_by_heart
 
 from blindspot import generation, slots
 from blindspot.data import LABELS
@@ -31,17 +31,7 @@ def writer(tiny_model: Path) -> Base:
     settings = {"name": str(tiny_model), "quantization": "none", "compute_dtype": "float32", "max_length": 256}
     base = load_base(BaseModelSettings.model_validate(settings))
     rows = [base.tokenizer(generator_text(label, p, h))["input_ids"] for p, h, label in PAIRS]
-    longest = max(map(len, rows))
-    ids = torch.tensor([row + [base.pad_token_id] * (longest - len(row)) for row in rows])
-    mask = (ids != base.pad_token_id).long()
-    base.model.requires_grad_(True)
-    optimizer = torch.optim.AdamW(base.model.parameters(), lr=5e-3)
-    for _ in range(60):
-        loss = base.model(input_ids=ids, attention_mask=mask, labels=ids.masked_fill(mask == 0, -100)).loss
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    base.model.requires_grad_(False)
+    learn_by_heart(base, rows, steps=60)
     return base
 
 
