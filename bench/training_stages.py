@@ -17,6 +17,7 @@ from blindspot.data import read_table, select_training_pairs
 from blindspot.models import HEAD, PREFIX, Adapter, load_adapter, new_adapter, save_adapter
 from blindspot.prompts import build_generator_texts, build_task_prompts
 from blindspot.stacking import stacked
+from blindspot.study import Training
 from blindspot.training import (
     TrainingRun,
     backward,
@@ -188,77 +189,71 @@ def check_alone(world: World, sets: dict[str, Examples]) -> Figures:
 
 def race_start(world: World, *, pairs: int) -> Race[Any]:
     """One starting task model, per pair."""
-    examples, validation = read_split(world, "train", size=pairs), read_split(world, "held_out")
-    study = world.study
-    fresh = new_adapter(world.base, study.lora, seed=1, head=True)
-    folder = world.folder / "fresh"
-    save_adapter(folder, fresh, lora=study.lora, base=world.base)
-
-    def theirs(_: int) -> tuple[float, int]:
-        tokenizer = reference_models.load_tokenizer(world.model)
-        reference_models.train(
-            reference_models.load_task_model(world.model, folder, is_trainable=True),
-            tokenizer,
-            reference_models.encode(tokenizer, examples),
-            validation=reference_models.encode(tokenizer, validation),
-            settings=study.task_model.training,
-            seed=1,
-            folder=world.folder / "reference" / "start",
-        )
-        return len(examples), len(examples)
-
-    def ours(_: int) -> tuple[float, int]:
-        options: dict[str, Any] = {"settings": study.task_model.training, "lora": study.lora, "task": "classification"}
-        train_adapters(world.base, [make_run(world, "start", examples, fresh)], **options)
-        return len(examples), len(examples)
-
-    return Race(
-        stage="start_training",
+    return race_one_run(
+        world,
+        "start_training",
         title=f"one starting task model ({pairs:,} pairs)",
-        at_least=None,
-        aim=None,
-        gate="none here: tests/test_training.py holds both together",
-        reference=theirs,
-        ours=ours,
-        check=None,
+        examples=read_split(world, "train", size=pairs),
+        adapter=new_adapter(world.base, world.study.lora, seed=1, head=True),
+        settings=world.study.task_model.training,
     )
 
 
 def race_generator(world: World, *, pairs: int) -> Race[Any]:
     """The generator's training, per text."""
     study = world.study
-    examples, validation = read_split(world, "train", size=pairs), read_split(world, "held_out")
     saved = tuple(study.generator.modules_to_save)
-    fresh = new_adapter(world.base, study.lora, seed=1, saved_modules=saved)
-    folder = world.folder / "fresh-generator"
-    save_adapter(folder, fresh, lora=study.lora, base=world.base)
+    return race_one_run(
+        world,
+        "generator_training",
+        title=f"the generator's training ({pairs:,} texts)",
+        examples=read_split(world, "train", size=pairs),
+        adapter=new_adapter(world.base, study.lora, seed=1, saved_modules=saved),
+        settings=study.generator.training,
+        is_causal=True,
+    )
+
+
+def race_one_run(
+    world: World,
+    stage: str,
+    *,
+    title: str,
+    examples: Examples,
+    adapter: Adapter,
+    settings: Training,
+    is_causal: bool = False,
+) -> Race[Any]:
+    """One run from texts to weights, of T (is_causal False) or of G; the tests hold both sides together."""
+    validation, fresh = read_split(world, "held_out"), world.folder / f"fresh-{stage}"
+    save_adapter(fresh, adapter, lora=world.study.lora, base=world.base)
 
     def theirs(_: int) -> tuple[float, int]:
+        load = reference_models.load_generator if is_causal else reference_models.load_task_model
+        encode = reference_models.encode_texts if is_causal else reference_models.encode
         tokenizer = reference_models.load_tokenizer(world.model)
         reference_models.train(
-            reference_models.load_generator(world.model, folder, is_trainable=True),
+            load(world.model, fresh, is_trainable=True),
             tokenizer,
-            reference_models.encode_texts(tokenizer, examples),
-            validation=reference_models.encode_texts(tokenizer, validation),
-            settings=study.generator.training,
+            encode(tokenizer, examples),
+            validation=encode(tokenizer, validation),
+            settings=settings,
             seed=1,
-            folder=world.folder / "reference" / "generator",
-            is_causal=True,
+            folder=world.folder / "reference" / stage,
+            is_causal=is_causal,
         )
         return len(examples), len(examples)
 
     def ours(_: int) -> tuple[float, int]:
-        texts = build_generator_texts(
-            [label for _, _, label in examples], [p for p, _, _ in examples], [h for _, h, _ in examples]
-        )
-        run = TrainingRun("generator", fresh, tokenize(world.base, texts), labels=None, seed=1)
-        options: dict[str, Any] = {"settings": study.generator.training, "lora": study.lora, "task": "causal_lm"}
-        train_adapters(world.base, [run], **options)
+        make = make_generator_run if is_causal else make_run
+        options: dict[str, Any] = {"task": "causal_lm" if is_causal else "classification"}
+        run = make(world, stage, examples, adapter)
+        train_adapters(world.base, [run], settings=settings, lora=world.study.lora, **options)
         return len(examples), len(examples)
 
     return Race(
-        stage="generator_training",
-        title=f"the generator's training ({pairs:,} texts)",
+        stage=stage,
+        title=title,
         at_least=None,
         aim=None,
         gate="none here: tests/test_training.py holds both together",
@@ -266,3 +261,10 @@ def race_generator(world: World, *, pairs: int) -> Race[Any]:
         ours=ours,
         check=None,
     )
+
+
+def make_generator_run(world: World, name: str, examples: Examples, adapter: Adapter) -> TrainingRun:
+    """G's run on all texts."""
+    premises, hypotheses, labels = zip(*examples, strict=True)
+    texts = build_generator_texts(labels, premises, hypotheses)
+    return TrainingRun(name, adapter, tokenize(world.base, texts), labels=None, seed=1)

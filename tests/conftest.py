@@ -2,7 +2,6 @@
 
 import os
 from pathlib import Path
-from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -74,20 +73,3 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     LlamaForCausalLM(config).save_pretrained(folder)
     return folder
-
-
-def learn_by_heart(base: Any, rows: list[list[int]], *, steps: int) -> None:
-    """Train all weights of a tiny base on rows of token ids, so that it writes them."""
-    import torch
-
-    longest = max(map(len, rows))
-    ids = torch.tensor([row + [base.pad_token_id] * (longest - len(row)) for row in rows])
-    mask = (ids != base.pad_token_id).long()
-    base.model.requires_grad_(True)
-    optimizer = torch.optim.AdamW(base.model.parameters(), lr=5e-3)
-    for _ in range(steps):
-        loss = base.model(input_ids=ids, attention_mask=mask, labels=ids.masked_fill(mask == 0, -100)).loss
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    base.model.requires_grad_(False)

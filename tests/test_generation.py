@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import PAIRS, learn_by_heart
+from conftest import PAIRS
+from tiny import learn_by_heart, load_tiny
 
 from blindspot import generation
 from blindspot.data import LABELS
@@ -20,9 +21,9 @@ from blindspot.generation import (
     sample_batch,
     sample_tokens,
 )
-from blindspot.models import Base, load_base
+from blindspot.models import Base
 from blindspot.prompts import SENTINEL, extract_pair, find_stop, generator_prompt, generator_text
-from blindspot.study import BaseModelSettings, Generation
+from blindspot.study import Generation
 
 COLUMNS = [
     *("pair_id", "split", "genre", "premise", "hypothesis", "gold_label", "accepted", "reject_reason", "raw_text"),
@@ -36,11 +37,6 @@ def make_settings(**changes: Any) -> Generation:
         **{"max_new_tokens": 120, "temperature": 1.0, "top_p": 1.0, "top_k": 0},
     }
     return Generation.model_validate(values | changes)
-
-
-def load_tiny(folder: Path) -> Base:
-    settings = {"name": str(folder), "quantization": "none", "compute_dtype": "float32", "max_length": 256}
-    return load_base(BaseModelSettings.model_validate(settings))
 
 
 @pytest.fixture(scope="module")

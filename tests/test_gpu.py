@@ -1,5 +1,6 @@
 """What needs a CUDA device: the same numbers as on the CPU within rounding, and no more graphs than buckets."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -7,19 +8,20 @@ import numpy as np
 import pytest
 import torch
 from conftest import PAIRS
+from tiny import largest_difference, load_tiny, make_task_run
 
 from blindspot import device, models, static_training
 from blindspot.counter_dropout import CounterDropout
 from blindspot.data import LABELS
 from blindspot.device import Captured, round_up
 from blindspot.generation import draw_uniforms, sample_batch
-from blindspot.models import Base, load_base, new_adapter
+from blindspot.models import Base
 from blindspot.prediction import predict_logits
-from blindspot.prompts import generator_prompt, task_prompt
+from blindspot.prompts import generator_prompt
 from blindspot.slots import sample_in_slots
 from blindspot.static_training import train_static
-from blindspot.study import BaseModelSettings, Generation, Lora, Training
-from blindspot.training import TrainingRun, order_batches, tokenize
+from blindspot.study import Generation, Lora, Training
+from blindspot.training import TrainingRun, order_batches
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 
@@ -27,14 +29,14 @@ LORA = Lora(r=4, lora_alpha=8.0, lora_dropout=0.1, target_modules=["q_proj", "v_
 TRAINING = Training(
     learning_rate=5.0e-3, per_device_train_batch_size=4, num_train_epochs=2, warmup_steps=0.3, max_grad_norm=0.3
 )
+make_run = partial(make_task_run, lora=LORA)
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
 
 def load(folder: Path, place: torch.device, quantization: str = "none") -> Base:
-    settings = {"name": str(folder), "quantization": quantization, "compute_dtype": "float32", "max_length": 256}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(models, "choose_device", lambda: place)
-        return load_base(BaseModelSettings.model_validate(settings))
+        return load_tiny(folder, quantization)
 
 
 @pytest.fixture(autouse=True)
@@ -61,16 +63,6 @@ def captures(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return made
 
 
-def make_run(base: Base, *, seed: int, pairs: list[tuple[str, str, str]] = PAIRS) -> TrainingRun:
-    return TrainingRun(
-        name=f"run-{seed}",
-        adapter=new_adapter(base, LORA, seed=seed, head=True),
-        token_ids=tokenize(base, [task_prompt(p, h) for p, h, _ in pairs]),
-        labels=np.array([LABELS.index(label) for _, _, label in pairs]),
-        seed=seed,
-    )
-
-
 def plan(run: TrainingRun) -> list[list[int]]:
     return order_batches([len(ids) for ids in run.token_ids], TRAINING, seed=run.seed)
 
@@ -78,11 +70,6 @@ def plan(run: TrainingRun) -> list[list[int]]:
 def train(base: Base, runs: list[TrainingRun], pooling: Any = "last_token") -> list[dict[str, torch.Tensor]]:
     options: Any = {"settings": TRAINING, "lora": LORA, "task": "classification", "pooling": pooling}
     return train_static(base, runs, [plan(run) for run in runs], **options)
-
-
-def largest_difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
-    assert one.keys() == other.keys()
-    return max(float((one[name] - other[name]).abs().max()) for name in one)
 
 
 def test_masks_are_the_same_bits() -> None:

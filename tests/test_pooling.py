@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tiny import load_tiny, make_vivid_adapter
 
 from blindspot.models import HEAD, Adapter, Base, load_base, merged, new_adapter
 from blindspot.prediction import measure_batch_difference, predict_logits, refuse_batch_difference
@@ -25,19 +26,12 @@ LONGEST = task_prompt("The lawyer saw the doctor who praised the happy actor. " 
 
 @pytest.fixture(scope="module", params=["none", "nf4"])
 def base(tiny_model: Path, request: pytest.FixtureRequest) -> Base:
-    settings = {"name": str(tiny_model), "quantization": request.param, "compute_dtype": "float32", "max_length": 256}
-    return load_base(BaseModelSettings.model_validate(settings))
+    return load_tiny(tiny_model, request.param)
 
 
 @pytest.fixture(scope="module")
 def adapter(base: Base) -> Adapter:
-    """Every part of it matters: LoRA's B is not zero."""
-    generator = torch.Generator().manual_seed(3)
-    fresh = new_adapter(base, LORA, seed=1, head=True)
-    return {
-        name: torch.randn(tensor.shape, generator=generator) * 0.1 if "lora_B" in name else tensor
-        for name, tensor in fresh.items()
-    }
+    return make_vivid_adapter(base, LORA, seed=3)
 
 
 def predict_row(base: Base, adapter: Adapter, neighbours: list[str], *, pooling: str) -> np.ndarray:

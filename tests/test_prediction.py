@@ -9,10 +9,11 @@ import pytest
 import torch
 from conftest import PAIRS
 from safetensors.torch import load_file, save_file
+from tiny import load_tiny, make_vivid_adapter
 
 from blindspot.data import LABELS, SPLITS
 from blindspot.evaluation import PREDICTION_COLUMNS
-from blindspot.models import HEAD, Adapter, Base, load_adapter, load_base, merged, new_adapter, save_adapter
+from blindspot.models import HEAD, Adapter, Base, load_adapter, merged, save_adapter
 from blindspot.prediction import (
     check_round_trip,
     measure_batch_difference,
@@ -24,26 +25,19 @@ from blindspot.prediction import (
     tabulate_predictions,
     tokenize_pairs,
 )
-from blindspot.study import BaseModelSettings, Lora
+from blindspot.study import Lora
 
 LORA = Lora(r=4, lora_alpha=8.0, lora_dropout=0.0, target_modules=["q_proj", "v_proj", "up_proj"])
 
 
 @pytest.fixture(scope="module")
 def base(tiny_model: Path) -> Base:
-    settings = {"name": str(tiny_model), "quantization": "none", "compute_dtype": "float32", "max_length": 256}
-    return load_base(BaseModelSettings.model_validate(settings))
+    return load_tiny(tiny_model)
 
 
 @pytest.fixture(scope="module")
 def adapter(base: Base) -> Adapter:
-    """An adapter whose every part matters: LoRA's B is not zero."""
-    generator = torch.Generator().manual_seed(5)
-    fresh = new_adapter(base, LORA, seed=1, head=True)
-    return {
-        name: torch.randn(tensor.shape, generator=generator) * 0.1 if "lora_B" in name else tensor
-        for name, tensor in fresh.items()
-    }
+    return make_vivid_adapter(base, LORA, seed=5)
 
 
 @pytest.fixture(scope="module")

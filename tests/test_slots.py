@@ -6,15 +6,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import PAIRS, learn_by_heart
+from conftest import PAIRS
+from tiny import learn_by_heart, load_tiny
 
 from blindspot import generation, slots
 from blindspot.data import LABELS
 from blindspot.generation import draw_uniforms, generate_shard, sample_batch
-from blindspot.models import Base, load_base
+from blindspot.models import Base
 from blindspot.prompts import generator_prompt, generator_text
 from blindspot.slots import SlotDecoder, sample_in_slots
-from blindspot.study import BaseModelSettings, Generation
+from blindspot.study import Generation
 
 
 def make_settings(**changes: Any) -> Generation:
@@ -28,8 +29,7 @@ def make_settings(**changes: Any) -> Generation:
 @pytest.fixture(scope="module")
 def writer(tiny_model: Path) -> Base:
     """The tiny model after it has learnt the texts of PAIRS half by heart: it writes sentinels, at various lengths."""
-    settings = {"name": str(tiny_model), "quantization": "none", "compute_dtype": "float32", "max_length": 256}
-    base = load_base(BaseModelSettings.model_validate(settings))
+    base = load_tiny(tiny_model)
     rows = [base.tokenizer(generator_text(label, p, h))["input_ids"] for p, h, label in PAIRS]
     learn_by_heart(base, rows, steps=60)
     return base

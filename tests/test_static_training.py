@@ -3,6 +3,7 @@
 import gc
 import weakref
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,47 +11,24 @@ import numpy as np
 import pytest
 import torch
 from conftest import PAIRS
+from tiny import TRAINING, largest_difference, load_tiny, make_task_run
 
 from blindspot import static_training, training
 from blindspot.counter_dropout import CounterDropout, as_signed, draw_words
-from blindspot.data import LABELS
 from blindspot.device import Captured, round_up
-from blindspot.models import Base, load_base, new_adapter
-from blindspot.prompts import generator_text, task_prompt
+from blindspot.models import Base, new_adapter
+from blindspot.prompts import generator_text
 from blindspot.static_training import FlatAdamW, train_static
-from blindspot.study import BaseModelSettings, Lora, Training
+from blindspot.study import Lora
 from blindspot.training import StackedAdamW, TrainingRun, order_batches, tokenize, train_adapters
 
 LORA = Lora(r=4, lora_alpha=8.0, lora_dropout=0.0, target_modules=["q_proj", "v_proj", "down_proj"])
-TRAINING = Training(
-    learning_rate=5.0e-3,
-    per_device_train_batch_size=4,
-    num_train_epochs=2,
-    weight_decay=0.1,
-    warmup_steps=0.3,
-    max_grad_norm=0.3,
-)
+make_run = partial(make_task_run, lora=LORA)
 
 
 @pytest.fixture
 def base(tiny_model: Path) -> Base:
-    settings = {"name": str(tiny_model), "quantization": "none", "compute_dtype": "float32", "max_length": 256}
-    return load_base(BaseModelSettings.model_validate(settings))
-
-
-def make_run(base: Base, *, seed: int, pairs: list[tuple[str, str, str]] = PAIRS) -> TrainingRun:
-    return TrainingRun(
-        name=f"run-{seed}",
-        adapter=new_adapter(base, LORA, seed=seed, head=True),
-        token_ids=tokenize(base, [task_prompt(p, h) for p, h, _ in pairs]),
-        labels=np.array([LABELS.index(label) for _, _, label in pairs]),
-        seed=seed,
-    )
-
-
-def largest_difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
-    assert one.keys() == other.keys()
-    return max(float((one[name] - other[name]).abs().max()) for name in one)
+    return load_tiny(tiny_model)
 
 
 def train_as_on_gpu(base: Base, runs: list[TrainingRun], **options: Any) -> list[dict[str, torch.Tensor]]:

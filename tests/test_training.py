@@ -1,6 +1,7 @@
 """The training loop against transformers' Trainer and peft, and stacked against alone."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 from conftest import PAIRS
+from tiny import TRAINING, largest_difference, load_tiny, make_task_run
 
-from blindspot.data import LABELS
-from blindspot.models import HEAD, Base, load_adapter, load_base, merged, new_adapter, save_adapter
+from blindspot.models import HEAD, Base, load_adapter, merged, new_adapter, save_adapter
 from blindspot.prediction import predict_logits, tokenize_pairs
 from blindspot.prompts import generator_text, task_prompt
 from blindspot.stacking import DropoutStream
-from blindspot.study import BaseModelSettings, Lora, Training
+from blindspot.study import Lora
 from blindspot.training import TrainingRun, learning_rate_at, tokenize, train_adapters
 
 LORA = Lora(
@@ -23,42 +24,12 @@ LORA = Lora(
     lora_dropout=0.0,
     target_modules=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
 )
-TRAINING = Training(
-    learning_rate=5.0e-3,
-    per_device_train_batch_size=4,
-    num_train_epochs=2,
-    weight_decay=0.1,
-    warmup_steps=0.3,
-    max_grad_norm=0.3,
-)
-
-
-def settings_for(folder: Path, quantization: str = "none") -> BaseModelSettings:
-    return BaseModelSettings.model_validate(
-        {"name": str(folder), "quantization": quantization, "compute_dtype": "float32", "max_length": 256}
-    )
+make_run = partial(make_task_run, lora=LORA)
 
 
 @pytest.fixture
 def base(tiny_model: Path) -> Base:
-    return load_base(settings_for(tiny_model))
-
-
-def make_run(base: Base, *, seed: int, pairs: list[tuple[str, str, str]] = PAIRS) -> TrainingRun:
-    ids = tokenize(base, [task_prompt(p, h) for p, h, _ in pairs])
-    labels = np.array([LABELS.index(label) for _, _, label in pairs])
-    return TrainingRun(
-        name=f"run-{seed}",
-        adapter=new_adapter(base, LORA, seed=seed, head=True),
-        token_ids=ids,
-        labels=labels,
-        seed=seed,
-    )
-
-
-def largest_difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
-    assert one.keys() == other.keys()
-    return max(float((one[name] - other[name]).abs().max()) for name in one)
+    return load_tiny(tiny_model)
 
 
 def train_with_trainer(
@@ -203,7 +174,7 @@ def test_batches_do_not_matter_with_last_token_and_do_as_published(base: Base) -
 def test_nf4_trains_and_its_weights_are_the_dequantised_ones(tiny_model: Path) -> None:
     import bitsandbytes.functional as quantization
 
-    plain, quantized = load_base(settings_for(tiny_model)), load_base(settings_for(tiny_model, "nf4"))
+    plain, quantized = load_tiny(tiny_model), load_tiny(tiny_model, "nf4")
     name = "model.layers.0.mlp.up_proj.weight"
     weight = plain.model.get_parameter(name)
     expected = quantization.dequantize_4bit(*quantization.quantize_4bit(weight.data, quant_type="nf4", blocksize=64))

@@ -19,7 +19,7 @@ from matplotlib.ticker import PercentFormatter
 from plotly.subplots import make_subplots
 
 from blindspot.figure_tables import LINE_STYLES, LineStyle, name_start, name_test_set
-from blindspot.plotly_parts import GRID_COLOUR, MODEBAR_REMOVE, list_points, make_whiskers, pick_colours
+from blindspot.plotly_parts import GRID_COLOUR, list_points, make_whiskers, pick_colours, style_panels
 
 INK = "#444444"
 DPI = 100
@@ -106,19 +106,7 @@ def _add_legends(
 
 
 def _style_axes(figure: go.Figure, *, rows: int) -> None:
-    height = 150 + 260 * rows
-    legend = {"orientation": "h", "yref": "container", "yanchor": "top", "xanchor": "left", "x": 0}
-    figure.update_layout(
-        template="plotly_white",
-        height=height,
-        margin={"l": 64, "r": 16, "t": 92, "b": 60},
-        hovermode="closest",
-        modebar={"remove": MODEBAR_REMOVE},
-        legend=legend | {"y": 1 - 4 / height, "title": {"text": "Test set:", "side": "left"}},
-        legend2=legend
-        | {"y": 1 - 30 / height, "title": {"text": "Further training on:", "side": "left"}}
-        | {"itemwidth": 50, "itemclick": False, "itemdoubleclick": False},
-    )
+    style_panels(figure, height=150 + 260 * rows, top=92, bottom=60)
     figure.update_xaxes(range=[-0.06, 1.06], dtick=0.25, tickformat=".0%", ticks="outside", showticklabels=True)
     figure.update_xaxes(gridcolor=GRID_COLOUR, zeroline=False)
     figure.update_yaxes(range=[-0.03, 1.03], dtick=0.2, tickformat=".1f", gridcolor=GRID_COLOUR, zeroline=False)

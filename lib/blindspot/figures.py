@@ -30,10 +30,10 @@ from blindspot.figure_tables import (
 )
 from blindspot.plotly_parts import (
     GRID_COLOUR,
-    MODEBAR_REMOVE,
     list_points,
     make_whiskers,
     pick_colours,
+    style_panels,
 )
 from blindspot.small_figures import draw_acceptance, draw_lengths, draw_starts
 from blindspot.static_figures import (
@@ -164,19 +164,8 @@ def _key(name: str, **marks: Any) -> go.Scatter:
 def _style_axes(figure: go.Figure, table: pd.DataFrame, *, rows: int) -> None:
     kinds_width = 200 + sum(80 + 7 * len(kind) for kind in order_kinds(table))
     legend_rows = 1 + -(-kinds_width // LEGEND_WIDTH)
-    legend = {"orientation": "h", "yref": "container", "yanchor": "top", "xanchor": "left", "x": 0}
     height = 90 + 26 * legend_rows + 240 * rows
-    figure.update_layout(
-        template="plotly_white",
-        height=height,
-        margin={"l": 64, "r": 16, "t": 36 + 26 * legend_rows, "b": 56},
-        hovermode="closest",
-        modebar={"remove": MODEBAR_REMOVE},
-        legend=legend | {"y": 1 - 4 / height, "title": {"text": "Test set:", "side": "left"}},
-        legend2=legend
-        | {"y": 1 - 30 / height, "title": {"text": "Further training on:", "side": "left"}}
-        | {"itemwidth": 50, "itemclick": False, "itemdoubleclick": False},
-    )
+    style_panels(figure, height=height, top=36 + 26 * legend_rows, bottom=56)
     ticks = sorted({0, *table["training_size"].tolist()})
     room = 0.06 * (ticks[-1] or 1)
     figure.update_xaxes(range=[-room, ticks[-1] + room], tickformat=",", ticks="outside", showticklabels=True)

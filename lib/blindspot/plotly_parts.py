@@ -64,6 +64,22 @@ def _describe_point(row: dict[Any, Any]) -> str:
     return "<br>".join(lines + [escape(text) for text in models[:4] + more])
 
 
+def style_panels(figure: go.Figure, *, height: int, top: int, bottom: int) -> None:
+    """The look of a figure of several panels: its test sets and its kinds in two legends above one another. Pixels."""
+    legend = {"orientation": "h", "yref": "container", "yanchor": "top", "xanchor": "left", "x": 0}
+    figure.update_layout(
+        template="plotly_white",
+        height=height,
+        margin={"l": 64, "r": 16, "t": top, "b": bottom},
+        hovermode="closest",
+        modebar={"remove": MODEBAR_REMOVE},
+        legend=legend | {"y": 1 - 4 / height, "title": {"text": "Test set:", "side": "left"}},
+        legend2=legend
+        | {"y": 1 - 30 / height, "title": {"text": "Further training on:", "side": "left"}}
+        | {"itemwidth": 50, "itemclick": False, "itemdoubleclick": False},
+    )
+
+
 def style_small(figure: go.Figure, *, x: str, y: str) -> None:
     """The look of a one-panel figure with its legend on top."""
     legend = {"orientation": "h", "yref": "container", "y": 0.98, "yanchor": "top", "x": 0, "xanchor": "left"}
