@@ -16,6 +16,7 @@ from bench.world import World
 from blindspot.data import read_table, select_training_pairs
 from blindspot.models import HEAD, PREFIX, Adapter, load_adapter, new_adapter, save_adapter
 from blindspot.prompts import build_generator_texts, build_task_prompts
+from blindspot.stack_size import choose_stack_size
 from blindspot.stacking import stacked
 from blindspot.study import Training
 from blindspot.training import (
@@ -110,7 +111,9 @@ def augment_stacked(world: World, sets: dict[str, Examples]) -> int:
     start = load_adapter(world.start)
     runs = [make_run(world, name, examples, start) for name, examples in sets.items()]
     options: dict[str, Any] = {"settings": study.augmentation.training, "lora": study.lora, "task": "classification"}
-    adapters = train_in_stacks(world.base, runs, max_stacked=study.augmentation.max_stacked, **options)
+    adapters = train_in_stacks(
+        world.base, runs, max_stacked=choose_stack_size(world.base, runs, study).stacked, **options
+    )
     for run, adapter in zip(runs, adapters, strict=True):
         save_adapter(world.folder / "ours" / run.name, adapter, lora=study.lora, base=world.base)
     return len(adapters)

@@ -121,6 +121,9 @@ def test_unknown_keys_and_wrong_types(overrides: dict[str, Any], words: list[str
         ({"generation.top_k": -1}, ["generation.top_k", "-1", "greater than or equal to 0"]),
         ({"lora.lora_dropout": 1.0}, ["lora.lora_dropout", "1.0", "less than 1"]),
         ({"augmentation.max_stacked": 0}, ["augmentation.max_stacked", "0", "greater than or equal to 1"]),
+        ({"augmentation.max_stacked": True}, ["1 mistake", "augmentation.max_stacked", "True", "'auto'"]),
+        ({"augmentation.max_stacked": "all"}, ["1 mistake", "augmentation.max_stacked", "'all'", "'auto'"]),
+        ({"augmentation.max_stacked": None}, ["1 mistake", "augmentation.max_stacked", "None", "'auto'"]),
     ],
 )
 def test_impossible_numbers(overrides: dict[str, Any], words: list[str]) -> None:

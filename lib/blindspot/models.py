@@ -1,8 +1,8 @@
 """Models: one frozen base, and adapters as plain tensors that load and save as ordinary PEFT folders.
 
 The task model T is base + LoRA + a classification head; the generator G is base + LoRA (+ its own embeddings and LM
-head). Both keep the base as it is, so it is loaded once a notebook, in 4-bit NF4 where the study says so, and
-dequantised once to the compute dtype: the numbers are those of the 4-bit weights, the speed that of plain matrices.
+head). Both keep the base as it is, so it is loaded once a notebook, in 4-bit NF4 where the study says so, and where
+memory allows dequantised once to the compute dtype: the numbers of the 4-bit weights at the speed of plain matrices.
 
 An adapter here is a `dict[str, Tensor]` in fp32 under PEFT's own names ("base_model.model.model.layers.0...").
 Saved modules (head, embeddings) train in fp32: in bf16 at a rate of 2e-5 most of their weights could not move.
@@ -15,8 +15,9 @@ import json
 import math
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from blindspot.data import LABELS
+from blindspot.quantized import PackedLinear, nf4_config, replace_4bit_linears
 from blindspot.runs import hash_file
 from blindspot.study import ROOT, BaseModelSettings, Lora
 
@@ -37,12 +39,16 @@ SAVED_MODULES = {"embed_tokens": PREFIX + "model.embed_tokens.weight", "lm_head"
 
 @dataclass
 class Base:
-    """The frozen base: `model` is a LlamaForCausalLM, weights in the compute dtype, `pad_token_id` set in one place."""
+    """The frozen base: `model` is a LlamaForCausalLM, weights in the compute dtype, `pad_token_id` set in one place.
+
+    packed: the linear layers are `quantized.PackedLinear`, whose weights stay in 4 bits; else plain ones.
+    """
 
     model: Any
     tokenizer: Any
     settings: BaseModelSettings
     pad_token_id: int
+    packed: bool = False
     stop_tokens: Tensor | None = None  # see generation.mark_stops
 
     @property
@@ -59,13 +65,12 @@ def choose_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def load_base(
-    settings: BaseModelSettings, *, sandbox_model: Path | None = None, arithmetic: str | None = None
-) -> Base:
+def load_base(settings: BaseModelSettings, *, sandbox_model: Path | None = None, arithmetic: str | None = None) -> Base:
     """Load the base model and its tokenizer as the study says; the weights are frozen.
 
     sandbox_model: folder that `00_build_sandbox` wrote, for the name 'sandbox'. arithmetic: the dtype to compute in
     where that is not compute_dtype; the weights keep the values that compute_dtype and the quantisation give them.
+    NF4 weights are dequantised once where memory allows (see quantized.replace_4bit_linears); a line says which way.
     Raises FileNotFoundError for a model that is neither here nor on the hub.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -83,14 +88,14 @@ def load_base(
             f"base_model.name {settings.name!r} can't be loaded: {str(error).splitlines()[0]} Expected a folder, a "
             "'.gguf' file, or a hub id that is in the local cache or can be downloaded"
         ) from error
-    if settings.quantization == "nf4":
-        dequantize_linears(model, dtype)
+    kept_dtype = getattr(torch, arithmetic or settings.compute_dtype)
+    packed = settings.quantization == "nf4" and replace_4bit_linears(model, dtype, arithmetic=kept_dtype)
     if model.lm_head.weight is model.model.embed_tokens.weight:  # adapters may train the two apart
         model.lm_head.weight = nn.Parameter(model.lm_head.weight.detach().clone())
-    model = model.to(choose_device(), getattr(torch, arithmetic or settings.compute_dtype))
+    model = model.to(choose_device(), kept_dtype)
     model = model.eval().requires_grad_(False)
     pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    return Base(model=model, tokenizer=tokenizer, settings=settings, pad_token_id=pad_token_id)
+    return Base(model=model, tokenizer=tokenizer, settings=settings, pad_token_id=pad_token_id, packed=packed)
 
 
 def find_base(settings: BaseModelSettings, *, sandbox_model: Path | None) -> str:
@@ -126,34 +131,6 @@ def convert_gguf(path: Path) -> Path:
             AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name).save_pretrained(temporary)
             os.replace(temporary, folder)
     return folder
-
-
-def nf4_config(dtype: torch.dtype) -> Any:
-    """The paper's quantisation: 4-bit NormalFloat, no double quantisation, computing in `dtype`."""
-    from transformers import BitsAndBytesConfig
-
-    return BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=False, bnb_4bit_compute_dtype=dtype
-    )
-
-
-def dequantize_linears(model: nn.Module, dtype: torch.dtype) -> None:
-    """Replace every 4-bit linear layer by a plain one that holds the same, dequantised, weights."""
-    from bitsandbytes.functional import dequantize_4bit
-    from bitsandbytes.nn import Linear4bit
-
-    for name, module in list(model.named_modules()):
-        if isinstance(module, Linear4bit):
-            weight = dequantize_4bit(module.weight.data, module.weight.quant_state).to(dtype)
-            plain = nn.Linear(weight.shape[1], weight.shape[0], bias=module.bias is not None, device="meta")
-            plain.weight = nn.Parameter(weight, requires_grad=False)
-            if module.bias is not None:
-                plain.bias = nn.Parameter(module.bias.data.to(dtype), requires_grad=False)
-            parent, _, child = name.rpartition(".")
-            setattr(model.get_submodule(parent), child, plain)
-    for attribute in ("is_loaded_in_4bit", "is_quantized", "hf_quantizer", "quantization_method"):
-        if hasattr(model, attribute):
-            delattr(model, attribute)
 
 
 def list_targets(base: Base, lora: Lora) -> list[str]:
@@ -242,24 +219,35 @@ def hash_adapter(adapter: Adapter) -> str:
 
 @contextmanager
 def merged(base: Base, adapter: Adapter, lora: Lora) -> Iterator[None]:
-    """The base with an adapter merged onto its (dequantised) weights; they are put back at the end.
+    """The base with an adapter merged onto its weights; they are put back at the end.
 
-    Exact up to rounding of the base's dtype: use with fp32 where numbers are reported.
+    On packed weights the adapter computes beside the layer instead: B(A(x)) in fp32, added to what the layer gives.
+    Both are exact up to rounding of the base's dtype: use fp32 where numbers are reported.
     """
     scaling = lora.lora_alpha / lora.r
     kept: dict[str, Tensor] = {}
-    try:
-        for target in list_targets(base, lora):
-            layer = base.model.get_submodule(target)
-            kept[target] = layer.weight.data
-            low, high = (adapter[f"{PREFIX}{target}.lora_{part}.weight"].to(layer.weight.device) for part in "AB")
-            layer.weight.data = (layer.weight.data.float() + scaling * (high @ low)).to(layer.weight.dtype)
-        for key in SAVED_MODULES.values():
-            if key in adapter:
-                module = base.model.get_submodule(key.removeprefix(PREFIX).removesuffix(".weight"))
-                kept[key.removeprefix(PREFIX).removesuffix(".weight")] = module.weight.data
-                module.weight.data = adapter[key].to(module.weight.device, module.weight.dtype)
-        yield
-    finally:
-        for name, weight in kept.items():
-            base.model.get_submodule(name).weight.data = weight
+    with ExitStack() as hooks:
+        try:
+            for target in list_targets(base, lora):
+                layer = base.model.get_submodule(target)
+                low, high = (adapter[f"{PREFIX}{target}.lora_{part}.weight"].to(layer.weight.device) for part in "AB")
+                if isinstance(layer, PackedLinear):
+                    hooks.callback(layer.register_forward_hook(partial(add_update, low, scaling * high)).remove)
+                else:
+                    kept[target] = layer.weight.data
+                    layer.weight.data = (layer.weight.data.float() + scaling * (high @ low)).to(layer.weight.dtype)
+            for key in SAVED_MODULES.values():
+                if key in adapter:
+                    name = key.removeprefix(PREFIX).removesuffix(".weight")
+                    module = base.model.get_submodule(name)
+                    kept[name] = module.weight.data
+                    module.weight.data = adapter[key].to(module.weight.device, module.weight.dtype)
+            yield
+        finally:
+            for name, weight in kept.items():
+                base.model.get_submodule(name).weight.data = weight
+
+
+def add_update(low: Tensor, high: Tensor, _: Any, inputs: tuple[Tensor, ...], out: Tensor) -> Tensor:
+    """A layer's output [..., out] and the update of an adapter: low [r, in], high [out, r] with the scaling, fp32."""
+    return out + (inputs[0].float() @ low.T @ high.T).to(out.dtype)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from blindspot.data import LABELS
 from blindspot.study_data import ROOT, Count, Data, Positive, Section
@@ -184,8 +184,17 @@ class TrainingSets(Section):
 
 
 class Augmentation(Section):
+    """max_stacked: how many runs train side by side at most; 'auto' for as many as free memory holds."""
+
     training: Training
-    max_stacked: Positive
+    max_stacked: int | Literal["auto"]
+
+    @field_validator("max_stacked", mode="before")
+    @classmethod
+    def check_max_stacked(cls, value: Any) -> Any:
+        if value == "auto" or (type(value) is int and value >= 1):
+            return value
+        raise ValueError("expected 'auto', or a whole number greater than or equal to 1")
 
 
 class Evaluation(Section):
