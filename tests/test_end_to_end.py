@@ -53,7 +53,7 @@ def executed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("study") / "executed"
     done = run_study(folder)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    assert "19 runs" in done.stderr and "Done." in done.stderr
+    assert "20 runs" in done.stderr and "Done." in done.stderr
     return folder
 
 
@@ -90,7 +90,7 @@ def jobs(executed: Path, monkeypatch: pytest.MonkeyPatch) -> list[Job]:
 
 
 def test_every_job_left_what_it_owes(jobs: list[Job]) -> None:
-    assert len(jobs) == 19
+    assert len(jobs) == 20
     for job in jobs:
         for path in [*job.output_paths(), job.log_path()]:
             assert Path(path).stat().st_size > 0
@@ -345,7 +345,7 @@ def test_starts_saw_nested_pairs_and_none_that_is_held_out(executed: Path, train
 def test_no_file_of_text_names_the_machine(executed: Path) -> None:
     private = [str(ROOT), str(Path.home()), tempfile.gettempdir(), str(executed)]
     files = [path for path in (executed / "test").rglob("*") if path.suffix in (".ipynb", ".json", ".csv", ".svg")]
-    assert len([path for path in files if path.name == "notebook.ipynb"]) == 19
+    assert len([path for path in files if path.name == "notebook.ipynb"]) == 20
     for path in files:
         text = path.read_text(encoding="utf-8")
         found = [name for name in private if f"{name}/" in text or f'{name}"' in text]
@@ -410,7 +410,7 @@ def test_light_notebooks_load_nothing_heavy_when_they_run(executed: Path, tmp_pa
 
 def test_second_run_starts_nothing(executed: Path) -> None:
     before = read_times(executed)
-    assert len(before) == 19
+    assert len(before) == 20
     done = run_study(executed)
     assert done.returncode == 0, done.stderr[-3000:]
     assert read_times(executed) == before
@@ -448,7 +448,7 @@ def test_plan_with_overrides_starts_nothing(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "Study two: 29 of 29 runs would start" in done.stdout
+    assert "Study two: 30 of 30 runs would start" in done.stdout
     assert not list(tmp_path.rglob("notebook.ipynb"))
     assert [path.name for path in tmp_path.iterdir()] == ["results"]
     assert not (ROOT / "results").exists()
@@ -468,7 +468,7 @@ def test_papermill_by_hand(executed: Path, tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr[-3000:]
     stages = sorted(path.parent.parent.name for path in (tmp_path / "executed").rglob("summary.json"))
-    assert stages == ["00_build_sandbox", "10_prepare_data", "20_train_task_model"]
+    assert stages == ["00_build_sandbox", "10_prepare_data", "15_tokenize_pairs", "20_train_task_model"]
     [weights] = (tmp_path / "executed").rglob("adapter_model.safetensors")
     grid = executed / "test" / "20_train_task_model" / "start-20_seed-1" / "adapter" / "adapter_model.safetensors"
     assert weights.read_bytes() == grid.read_bytes(), "by hand and in the grid: the same seed, the same model"

@@ -10,7 +10,7 @@ import torch
 from conftest import PAIRS
 from tiny import largest_difference, load_tiny, make_task_run
 
-from blindspot import device, models, static_training
+from blindspot import device, models, quantized, static_training
 from blindspot.counter_dropout import CounterDropout
 from blindspot.data import LABELS
 from blindspot.device import Captured, round_up
@@ -19,6 +19,7 @@ from blindspot.models import Base
 from blindspot.prediction import predict_logits
 from blindspot.prompts import generator_prompt
 from blindspot.slots import sample_in_slots
+from blindspot.stack_size import estimate_run_bytes
 from blindspot.static_training import train_static
 from blindspot.study import Generation, Lora, Training
 from blindspot.training import TrainingRun, order_batches
@@ -150,3 +151,33 @@ def test_dequantised_base_holds_plain_weights_only(tiny_model: Path) -> None:
     held = torch.cuda.memory_allocated() - before
     assert held <= sum(-(-t.nbytes // 512) * 512 for t in tensors) + 2**20
     assert not any("4bit" in type(module).__name__.lower() for module in base.model.modules())
+
+
+def test_packed_base_equals_the_dequantised_one(tiny_model: Path, captures: list[Any]) -> None:
+    """With graphs: a pass dequantises on the device and asks the host for nothing."""
+    values = {"seed": 1, "examples_per_label": dict.fromkeys(LABELS, 20), "shard_size": 12, "batch_size": 5}
+    settings = Generation.model_validate(values | {"max_new_tokens": 30, "temperature": 1.0, "top_p": 1.0, "top_k": 1})
+    uniforms = draw_uniforms(settings, label="neutral", shard=0, rows=6)
+    plain = load(tiny_model, GPU, "nf4")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(quantized, "free_memory", lambda place: 1000)
+        packed = load(tiny_model, GPU, "nf4")
+    assert packed.packed and not plain.packed
+    trained = [train(base, [make_run(base, seed=seed) for seed in (1, 2)]) for base in (plain, packed)]
+    assert all(largest_difference(one, other) < 1e-5 for one, other in zip(*trained, strict=True))
+    ids = make_run(plain, seed=1).token_ids
+    logits = [predict_logits(base, trained[0][0], LORA, ids, batch_size=4) for base in (plain, packed)]
+    np.testing.assert_allclose(logits[1], logits[0], atol=1e-5)
+    written = [sample_in_slots(base, generator_prompt("neutral"), uniforms, settings) for base in (plain, packed)]
+    assert [row.tolist() for row in written[0]] == [row.tolist() for row in written[1]]
+
+
+def test_stack_estimate_covers_what_the_device_takes(tiny_model: Path) -> None:
+    base = load(tiny_model, GPU)
+    runs = [make_run(base, seed=seed) for seed in range(9)]
+    train(base, runs[:1])  # libraries set themselves up
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    train(base, runs)
+    taken = (torch.cuda.max_memory_allocated() - before) / len(runs)
+    assert taken < 1.25 * estimate_run_bytes(base, runs[0], settings=TRAINING, lora=LORA)

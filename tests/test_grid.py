@@ -87,9 +87,9 @@ def test_outputs_and_names_are_unique(study: Study) -> None:
 @pytest.mark.parametrize(
     ("name", "counts"),
     [
-        ("test", [1, 1, 3, 1, 4, 1, 1, 3, 3, 1]),  # 96 entailment pairs are 2 shards of 48
-        ("sandbox", [1, 1, 6, 1, 4, 1, 1, 6, 6, 1]),
-        ("paper", [0, 1, 6, 1, 93, 1, 1, 6, 6, 1]),  # 32 + 29 + 32 shards of 20,000; no sandbox
+        ("test", [1, 1, 1, 3, 1, 4, 1, 1, 3, 3, 1]),  # 96 entailment pairs are 2 shards of 48
+        ("sandbox", [1, 1, 1, 6, 1, 4, 1, 1, 6, 6, 1]),
+        ("paper", [0, 1, 1, 6, 1, 93, 1, 1, 6, 6, 1]),  # 32 + 29 + 32 shards of 20,000; no sandbox
     ],
 )
 def test_counts_by_stage(name: str, counts: list[int]) -> None:
@@ -99,7 +99,7 @@ def test_counts_by_stage(name: str, counts: list[int]) -> None:
 
 def test_seeds_multiply_what_depends_on_a_seed() -> None:
     found = Counter(job.stage for job in expand_study(load_study("test", {"seeds": [1, 2]})))
-    assert [found[stage] for stage in STAGES] == [1, 1, 6, 1, 4, 1, 2, 6, 6, 1]
+    assert [found[stage] for stage in STAGES] == [1, 1, 1, 6, 1, 4, 1, 2, 6, 6, 1]
 
 
 def test_a_job_reads_runs_of_its_own_seed_and_start() -> None:
@@ -111,7 +111,7 @@ def test_a_job_reads_runs_of_its_own_seed_and_start() -> None:
                 assert all(job.coordinates[key] == need.coordinates[key] for key in shared), (job.name, need.name)
     [evaluation] = [job for job in jobs if job.name == "80_evaluate/start-20_seed-2"]
     assert {need.name for need in evaluation.needs} == {
-        *("00_build_sandbox/all", "10_prepare_data/all"),
+        *("00_build_sandbox/all", "10_prepare_data/all", "15_tokenize_pairs/all"),
         *("20_train_task_model/start-20_seed-2", "70_augment_task_model/start-20_seed-2"),
     }
     [training] = [job for job in jobs if job.name == "70_augment_task_model/start-0_seed-1"]
@@ -128,7 +128,7 @@ def test_generations_follow_one_another() -> None:
     kinds = [{"name": "synthetic", "synthetic_fraction": 1.0}, late]
     jobs = {job.name: job for job in expand_study(load_study("test", {**changes, "training_sets.kinds": kinds}))}
     found = Counter(job.stage for job in jobs.values())
-    assert [found[stage] for stage in STAGES] == [1, 1, 3, 3, 12, 3, 1, 3, 3, 1]
+    assert [found[stage] for stage in STAGES] == [1, 1, 1, 3, 3, 12, 3, 1, 3, 3, 1]
 
     def needs(name: str) -> set[str]:
         return {need.name for need in jobs[name].needs if need.stage[:2] in ("30", "40", "50")}

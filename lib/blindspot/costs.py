@@ -33,11 +33,14 @@ OPERATIONS = {
     "80_evaluate": PREDICTION,
 }
 LIKE = {"20_train_task_model": "70_augment_task_model", "70_augment_task_model": "20_train_task_model"}
-# Bytes a row of parquet, as measured: pairs and generated rows on MultiNLI's text, sets and predictions on the sandbox.
+# Bytes a row, as measured: pairs, their tokens and generated rows on MultiNLI's text (tokens by SmolLM2's tokenizer),
+# sets and predictions on the sandbox.
+TOKEN_BYTES = 290
 BYTES_PER_ROW = {
     "10_prepare_data": 55,
+    "15_tokenize_pairs": TOKEN_BYTES,
     "40_generate_examples": 136,
-    "50_audit_synthetic_data": 136,
+    "50_audit_synthetic_data": 136 + TOKEN_BYTES,
     "60_build_training_sets": 4,
     "80_evaluate": 17,
 }
@@ -89,7 +92,7 @@ def count_work(study: Study, job: Job, summaries: dict[str, dict[str, Any]]) -> 
     counts = summaries.get("10_prepare_data/all", {}).get("counts", {})
     sets = len(LABELS) * sum(study.training_sets.pairs_per_label) * len(study.training_sets.kinds)
     match job.stage:
-        case "10_prepare_data":
+        case "10_prepare_data" | "15_tokenize_pairs":
             tests, train = count_test_pairs(study, counts), count_training_pairs(study, counts)
             return None if tests is None or train is None else train + sum(tests.values())
         case "20_train_task_model":

@@ -26,6 +26,7 @@ SANDBOX_FILES = (
 SECTIONS: dict[str, tuple[str, ...]] = {
     "00_build_sandbox": ("data.sandbox",),
     "10_prepare_data": ("data",),
+    "15_tokenize_pairs": ("base_model.name", "base_model.revision", "base_model.max_length"),
     "20_train_task_model": ("base_model", "lora", "task_model.training", "task_model.pooling"),
     "30_train_generator": ("base_model", "lora", "generator", "training_sets.deduplicate_synthetic"),
     "40_generate_examples": ("base_model", "lora", "generation"),
@@ -83,11 +84,12 @@ def expand_study(study: Study) -> list[Job]:
 
     sandbox = [add("00_build_sandbox", list(SANDBOX_FILES), [])] if study.data.source == "sandbox" else []
     data = add("10_prepare_data", [f"{split}.parquet" for split in SPLITS], sandbox)
+    tokens = add("15_tokenize_pairs", [f"{split}.arrow" for split in SPLITS], [data, *sandbox])
     starts = {
         (size, seed): add(
             "20_train_task_model",
             ["adapter/adapter_model.safetensors"],
-            [data, *sandbox],
+            [data, tokens, *sandbox],
             starting_size=size,
             seed=seed,
         )
@@ -105,8 +107,8 @@ def expand_study(study: Study) -> list[Job]:
             add("40_generate_examples", ["examples.parquet"], [generator, *sandbox], **point)
             for point in list_shards(study, generation=generation)
         ]
-        outputs = ["synthetic.parquet", "table1.csv", "mutual_information.csv"]
-        needs = [*sources, judge, *shards, *sandbox]
+        outputs = ["synthetic.parquet", "tokens.arrow", "table1.csv", "mutual_information.csv"]
+        needs = [*sources, tokens, judge, *shards, *sandbox]
         audits.append(add("50_audit_synthetic_data", outputs, needs, generation=generation))
     drawn = [audits[generation] for generation in study.training_sets.generations()]
     sets = {
@@ -119,7 +121,7 @@ def expand_study(study: Study) -> list[Job]:
         augmented = add(
             "70_augment_task_model",
             [f"{name}/adapter_model.safetensors" for name in names],
-            [data, start, *drawn, sets[seed], *sandbox],
+            [data, tokens, start, *drawn, sets[seed], *sandbox],
             starting_size=size,
             seed=seed,
         )
@@ -127,7 +129,7 @@ def expand_study(study: Study) -> list[Job]:
             add(
                 "80_evaluate",
                 ["predictions.parquet"],
-                [data, start, augmented, *sandbox],
+                [data, tokens, start, augmented, *sandbox],
                 starting_size=size,
                 seed=seed,
             )
@@ -151,7 +153,7 @@ def list_shards(study: Study, *, generation: int) -> list[dict[str, Any]]:
 def make_job(study: Study, stage: str, outputs: list[str], needs: list[Job], coordinates: dict[str, Any]) -> Job:
     """A job with its folder, the values that it depends on, and what it takes of the machine."""
     dumped = study.model_dump(mode="json")
-    is_data = stage[:2] in ("00", "10", "60", "90")
+    is_data = stage[:2] in ("00", "10", "15", "60", "90")
     resources = study.resources
     model_memory_mb = max(resources.model_memory_mb, resources.data_memory_mb if stage[:2] == "50" else 0)
     return Job(

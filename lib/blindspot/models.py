@@ -73,21 +73,17 @@ def load_base(settings: BaseModelSettings, *, sandbox_model: Path | None = None,
     NF4 weights are dequantised once where memory allows (see quantized.replace_4bit_linears); a line says which way.
     Raises FileNotFoundError for a model that is neither here nor on the hub.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
-    source = find_base(settings, sandbox_model=sandbox_model)
+    source, tokenizer = load_tokenizer(settings, sandbox_model=sandbox_model)
     dtype = getattr(torch, settings.compute_dtype)
     options: dict[str, Any] = {"dtype": dtype, "attn_implementation": "sdpa"}
     if settings.quantization == "nf4":
         options |= {"quantization_config": nf4_config(dtype), "device_map": {"": choose_device()}}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, revision=settings.revision)
         model = AutoModelForCausalLM.from_pretrained(source, revision=settings.revision, **options)
     except OSError as error:
-        raise FileNotFoundError(
-            f"base_model.name {settings.name!r} can't be loaded: {str(error).splitlines()[0]} Expected a folder, a "
-            "'.gguf' file, or a hub id that is in the local cache or can be downloaded"
-        ) from error
+        raise base_not_found(settings, error) from error
     kept_dtype = getattr(torch, arithmetic or settings.compute_dtype)
     packed = settings.quantization == "nf4" and replace_4bit_linears(model, dtype, arithmetic=kept_dtype)
     if model.lm_head.weight is model.model.embed_tokens.weight:  # adapters may train the two apart
@@ -96,6 +92,25 @@ def load_base(settings: BaseModelSettings, *, sandbox_model: Path | None = None,
     model = model.eval().requires_grad_(False)
     pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     return Base(model=model, tokenizer=tokenizer, settings=settings, pad_token_id=pad_token_id, packed=packed)
+
+
+def load_tokenizer(settings: BaseModelSettings, *, sandbox_model: Path | None = None) -> tuple[str, Any]:
+    """(Where the base's files are, its tokenizer). Raises FileNotFoundError for a model neither here nor on the hub."""
+    from transformers import AutoTokenizer
+
+    source = find_base(settings, sandbox_model=sandbox_model)
+    try:
+        return source, AutoTokenizer.from_pretrained(source, revision=settings.revision)
+    except OSError as error:
+        raise base_not_found(settings, error) from error
+
+
+def base_not_found(settings: BaseModelSettings, error: Exception) -> FileNotFoundError:
+    """What to say where a base can't be loaded."""
+    return FileNotFoundError(
+        f"base_model.name {settings.name!r} can't be loaded: {str(error).splitlines()[0]} Expected a folder, a "
+        "'.gguf' file, or a hub id that is in the local cache or can be downloaded"
+    )
 
 
 def find_base(settings: BaseModelSettings, *, sandbox_model: Path | None) -> str:

@@ -22,6 +22,7 @@ from blindspot.device import send
 from blindspot.models import HEAD, Adapter, Base, load_adapter, merged
 from blindspot.prompts import join_task_prompts
 from blindspot.study import Lora
+from blindspot.tokens import list_token_ids
 from blindspot.training import shared_prefix, tokenize
 
 
@@ -55,12 +56,13 @@ def predict_logits(
 def predict_labels(
     base: Base, adapter: Adapter, lora: Lora, pairs: pa.Table, *, batch_size: int, pooling: str = "last_token"
 ) -> list[str]:
-    """The label with the largest logit for each pair, by name; the first of LABELS in a tie."""
+    """The label with the largest logit for each pair, by name; the first of LABELS in a tie.
+
+    pairs: with the column token_ids (`add_tokens`).
+    """
     if not pairs.num_rows:
         return []
-    logits = predict_logits(
-        base, adapter, lora, tokenize_pairs(base, pairs), batch_size=batch_size, pooling=pooling
-    )
+    logits = predict_logits(base, adapter, lora, list_token_ids(pairs), batch_size=batch_size, pooling=pooling)
     return [LABELS[place] for place in logits.argmax(axis=1)]
 
 

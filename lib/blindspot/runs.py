@@ -34,6 +34,7 @@ from blindspot.study import ROOT, Study, StudyError, executed_folder, load_study
 STAGES: dict[str, dict[str, Any]] = {
     "00_build_sandbox": {},
     "10_prepare_data": {},
+    "15_tokenize_pairs": {},
     "20_train_task_model": {"starting_size": int, "seed": int},
     "30_train_generator": {"generation": int},
     "40_generate_examples": {"generation": int, "label": str, "shard": int},
@@ -46,7 +47,7 @@ STAGES: dict[str, dict[str, Any]] = {
 # Coordinates that need not be given. Generation 0 is the G of every study, trained on original pairs.
 DEFAULTS: dict[str, Any] = {"generation": 0}
 # Stages that are deterministic and take minutes at most: a notebook that lacks their output runs them first.
-DATA_STAGES = ("00_build_sandbox", "10_prepare_data")
+DATA_STAGES = ("00_build_sandbox", "10_prepare_data", "15_tokenize_pairs")
 OPENED = "_blindspot_opened"  # set in a notebook's namespace by its first open_run
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "pyarrow", "numpy", "pandas", "papermill")
 

@@ -24,6 +24,7 @@ from blindspot.device import is_gpu
 from blindspot.models import Adapter, Base
 from blindspot.stacking import DropoutStream, Stack, stacked
 from blindspot.study import Lora, Training
+from blindspot.tokens import tokenize_texts
 
 Task = Literal["classification", "causal_lm"]
 Pooling = Literal["last_token", "as_published"]
@@ -47,19 +48,9 @@ class TrainingRun:
 
 
 def tokenize(base: Base, texts: Sequence[str]) -> list[np.ndarray]:
-    """Token ids of each text, special tokens as the tokenizer adds them. Raises ValueError for one over max_length."""
-    ids = (
-        [np.asarray(row, dtype=np.int64) for row in base.tokenizer(list(texts), padding=False)["input_ids"]]
-        if texts
-        else []
-    )
-    longest = max(range(len(ids)), key=lambda row: len(ids[row]), default=None)
-    if longest is not None and len(ids[longest]) > base.settings.max_length:
-        raise ValueError(
-            f"text {longest} has {len(ids[longest])} tokens, base_model.max_length is "
-            f"{base.settings.max_length}: raise it, or leave the pair out: {texts[longest][:200]!r}"
-        )
-    return ids
+    """Token ids of each text, as `tokenize_texts` gives them, one int64 array a text."""
+    rows = tokenize_texts(base.tokenizer, texts, max_length=base.settings.max_length)
+    return [np.asarray(row, dtype=np.int64) for row in rows]
 
 
 def code_labels(gold_labels: Any) -> np.ndarray:

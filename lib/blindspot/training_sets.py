@@ -301,10 +301,16 @@ def pick_training_set(training_sets: pa.Table, *, name: str) -> pa.Table:
     return rows
 
 
-def read_back_pairs(training_set: pa.Table, *, original: pa.Table, synthetic: pa.Table | None) -> pa.Table:
-    """The set's rows with their texts: SET_SCHEMA plus premise and hypothesis, in the set's order.
+def read_back_pairs(
+    training_set: pa.Table,
+    *,
+    original: pa.Table,
+    synthetic: pa.Table | None,
+    columns: Sequence[str] = ("premise", "hypothesis"),
+) -> pa.Table:
+    """The set's rows with what the tables say of their pairs: SET_SCHEMA plus `columns`, in the set's order.
 
-    The tables need pair_id, premise and hypothesis. Raises ValueError for an id that its source lacks.
+    The tables need pair_id and the columns. Raises ValueError for an id that its source lacks.
     """
     parts = []
     for source, table in (("original", original), ("synthetic", synthetic)):
@@ -316,7 +322,7 @@ def read_back_pairs(training_set: pa.Table, *, original: pa.Table, synthetic: pa
         if table is None or rows.null_count:
             example = chosen.filter(pc.is_null(rows))["pair_id"][0].as_py()
             raise ValueError(f"{rows.null_count} pairs of the set are not among the {source} pairs, such as {example}")
-        for name in ("premise", "hypothesis"):
+        for name in columns:
             chosen = chosen.append_column(name, table[name].take(rows))
         parts.append(chosen)
     return pa.concat_tables(parts).sort_by("position") if parts else training_set
