@@ -172,12 +172,13 @@ def test_packed_base_equals_the_dequantised_one(tiny_model: Path, captures: list
     assert [row.tolist() for row in written[0]] == [row.tolist() for row in written[1]]
 
 
-def test_stack_estimate_covers_what_the_device_takes(tiny_model: Path) -> None:
-    base = load(tiny_model, GPU)
+def test_stack_estimate_covers_what_the_device_takes(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without graphs, whose streams have workspaces of cuBLAS's own, each larger than these runs."""
+    monkeypatch.setattr(device, "USE_GRAPHS", False)
+    base, peaks = load(tiny_model, GPU), {}
     runs = [make_run(base, seed=seed) for seed in range(9)]
-    train(base, runs[:1])  # libraries set themselves up
-    before = torch.cuda.memory_allocated()
-    torch.cuda.reset_peak_memory_stats()
-    train(base, runs)
-    taken = (torch.cuda.max_memory_allocated() - before) / len(runs)
-    assert taken < 1.25 * estimate_run_bytes(base, runs[0], settings=TRAINING, lora=LORA)
+    for stacked in (1, 3, 9):
+        torch.cuda.reset_peak_memory_stats()
+        train(base, runs[:stacked])
+        peaks[stacked] = torch.cuda.max_memory_allocated()
+    assert (peaks[9] - peaks[3]) / 6 < estimate_run_bytes(base, runs[0], settings=TRAINING, lora=LORA)

@@ -1,8 +1,8 @@
 """4-bit NF4 weights: dequantised once where memory allows, else kept packed and dequantised by each pass.
 
 Both ways compute with the same values, those that bitsandbytes' dequantisation gives in the compute dtype. Its own
-4-bit layers do not: some of their kernels round differently (on CPUs with AVX-512 BF16 even float32 inputs are
-multiplied in bfloat16), and the numbers would hang on the machine.
+4-bit layers would not do: on a CPU with AVX-512 BF16 they multiply float32 inputs in bfloat16 once they have seen a
+pass without gradients, and lose the gradient of their input (executed/LOG.md).
 """
 
 from __future__ import annotations
