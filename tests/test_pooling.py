@@ -77,17 +77,25 @@ def test_as_published_reads_the_padding_that_its_neighbours_make(base: Base, ada
     assert np.abs(found[LONGER] - found[LONGEST]).max() > 1e-3
 
 
+def predict_batch(base: Base, adapter: Adapter, token_ids: list[np.ndarray], pooling: str) -> np.ndarray:
+    return predict_logits(base, adapter, LORA, token_ids, batch_size=len(token_ids), pooling=pooling)
+
+
 def test_the_check_of_an_evaluation_sees_it(base: Base, adapter: Adapter) -> None:
     token_ids = tokenize(base, [ROW, SHORTER, LONGER, LONGEST])
     differences = {
-        pooling: measure_batch_difference(base, adapter, LORA, token_ids, batch_size=4, pooling=pooling)
+        pooling: measure_batch_difference(
+            base, adapter, LORA, token_ids, predict_batch(base, adapter, token_ids, pooling), pooling=pooling
+        )
         for pooling in ("last_token", "as_published")
     }
     assert differences["last_token"] < 1e-5 and differences["as_published"] > 1e-3
-    refuse_batch_difference(differences["last_token"], pooling="last_token")
-    refuse_batch_difference(differences["as_published"], pooling="as_published")
-    with pytest.raises(ValueError, match="between a row alone and in a batch"):
-        refuse_batch_difference(differences["as_published"], pooling="last_token")
+    refuse_batch_difference(differences["last_token"], model="m", pooling="last_token")
+    refuse_batch_difference(differences["as_published"], model="m", pooling="as_published")
+    with pytest.raises(ValueError, match=r"^m: a logit differs by .* between a row alone and in a batch"):
+        refuse_batch_difference(differences["as_published"], model="m", pooling="last_token")
+    with pytest.raises(ValueError, match="differs by nan"):
+        refuse_batch_difference(float("nan"), model="m", pooling="last_token")
 
 
 def test_an_evaluation_in_float32_keeps_the_weights_of_bfloat16(tiny_model: Path) -> None:
@@ -101,7 +109,9 @@ def test_an_evaluation_in_float32_keeps_the_weights_of_bfloat16(tiny_model: Path
     adapter = new_adapter(coarse, LORA, seed=1, head=True)
     token_ids = tokenize(coarse, [ROW, SHORTER, LONGER, LONGEST])
     coarse_difference, fine_difference = (
-        measure_batch_difference(base, adapter, LORA, token_ids, batch_size=4, pooling="last_token")
+        measure_batch_difference(
+            base, adapter, LORA, token_ids, predict_batch(base, adapter, token_ids, "last_token"), pooling="last_token"
+        )
         for base in (coarse, fine)
     )
     assert fine_difference < 1e-5 < 1e-4 < coarse_difference

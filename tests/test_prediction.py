@@ -1,7 +1,6 @@
 """Prediction: the table it leaves, the shared prefix, file order, and the two checks that guard it."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,12 +12,13 @@ from tiny import load_tiny, make_vivid_adapter
 
 from blindspot.data import LABELS, SPLITS
 from blindspot.evaluation import PREDICTION_COLUMNS
-from blindspot.models import HEAD, Adapter, Base, load_adapter, merged, save_adapter
+from blindspot.models import HEAD, Adapter, Base, load_adapter, merged, new_adapter, save_adapter
 from blindspot.prediction import (
     check_round_trip,
     measure_batch_difference,
     pad_rows,
     predict_logits,
+    predict_next_tokens,
     predict_padded,
     predict_sorted,
     shared_prefix,
@@ -121,12 +121,22 @@ def test_the_base_is_as_before(base: Base, adapter: Adapter, token_ids: list[np.
 
 
 def test_batch_difference(base: Base, adapter: Adapter, token_ids: list[np.ndarray]) -> None:
-    options: Any = {"batch_size": 11}
-    assert measure_batch_difference(base, adapter, LORA, token_ids, pooling="last_token", **options) < 1e-5
-    published = measure_batch_difference(base, adapter, LORA, token_ids, pooling="as_published", **options)
-    assert published > 1e-3
-    batched = predict_logits(base, adapter, LORA, token_ids, pooling="as_published", **options)
-    assert published == pytest.approx(np.abs(batched - predict_alone(base, adapter, token_ids)).max(), abs=1e-5)
+    def measure(pooling: str, logits: np.ndarray, rows: int = 24) -> float:
+        return measure_batch_difference(base, adapter, LORA, token_ids, logits, pooling=pooling, rows=rows)
+
+    alone = predict_alone(base, adapter, token_ids)
+    batched, published = (
+        predict_logits(base, adapter, LORA, token_ids, batch_size=11, pooling=pooling)
+        for pooling in ("last_token", "as_published")
+    )
+    assert measure("last_token", batched) < 1e-5
+    assert measure("as_published", published) > 1e-3
+    assert measure("as_published", published) == pytest.approx(np.abs(published - alone).max(), abs=1e-5)
+    for row, is_tried in ((0, True), (5, True), (10, True), (4, False)):  # three rows, spread evenly
+        wrong = batched.copy()
+        wrong[row, 1] += 0.5
+        assert (measure("last_token", wrong, rows=3) > 0.4) == is_tried
+    assert np.isnan(measure("last_token", np.full_like(batched, np.nan)))
 
 
 def save(base: Base, adapter: Adapter, folder: Path) -> Path:
@@ -138,6 +148,21 @@ def test_round_trip_of_what_was_saved(
     base: Base, adapter: Adapter, token_ids: list[np.ndarray], tmp_path: Path
 ) -> None:
     assert check_round_trip(base, adapter, save(base, adapter, tmp_path), LORA, token_ids) == 0.0
+
+
+def test_round_trip_of_a_generator(base: Base, token_ids: list[np.ndarray], tmp_path: Path) -> None:
+    """Without a head the next token's logits are compared; they are those of the plain model on each row alone."""
+    fresh = new_adapter(base, LORA, seed=1, saved_modules=("embed_tokens", "lm_head"))
+    adapter = {name: tensor + 0.1 if "lora_B" in name else tensor for name, tensor in fresh.items()}
+    folder = save(base, adapter, tmp_path / "g")
+    assert check_round_trip(base, adapter, folder, LORA, token_ids) == 0.0
+    tensors = load_file(folder / "adapter_model.safetensors")
+    tensors[next(name for name in tensors if "lm_head" in name)].view(-1)[0] += 0.05
+    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match="g: logits differ by"):
+        check_round_trip(base, adapter, folder, LORA, token_ids)
+    alone = [base.model(torch.from_numpy(ids)[None]).logits[0, -1].detach().numpy() for ids in token_ids]
+    np.testing.assert_allclose(predict_next_tokens(base, token_ids), np.stack(alone), atol=1e-5)
 
 
 @pytest.mark.parametrize("part", [HEAD, "lora_A", "lora_B"])

@@ -49,8 +49,12 @@ class Cells:
             raise MissingCell(f"{name_cell(cell)} on {test_set}") from None
 
     def estimate_accuracy(self, test_set: str, cell: Cell) -> Estimate:
-        """Accuracy of a cell with its interval over seeds and examples."""
-        return estimate_mean(self.find(test_set, cell)[1], self.examples[test_set])
+        """Accuracy of a cell with its interval over seeds and examples.
+
+        The interval ends at 0 and 1, beyond which no accuracy lies: with few seeds the t interval reaches further.
+        """
+        found = estimate_mean(self.find(test_set, cell)[1], self.examples[test_set])
+        return replace(found, low=max(0.0, found.low), high=min(1.0, found.high))
 
     def estimate_difference(self, test_set: str, first: Cell, second: Cell) -> Estimate:
         """Accuracy of the first cell minus the second's, paired by the seeds that both have and by example."""
@@ -166,17 +170,15 @@ def collect_cells_from_results(results: pd.DataFrame) -> Cells:
 def tabulate_accuracies(cells: Cells) -> pd.DataFrame:
     """Every cell and test set: accuracy with its 95 % interval, mean over seeds, number of seeds and pairs.
 
-    An interval ends at 0 and 1, beyond which no accuracy lies: with few seeds the t interval reaches further. The
-    columns are those of `results.csv` with low and high, one row a point: figures draw it as it is.
+    The columns are those of `results.csv` with low and high, one row a point: figures draw it as it is.
     """
     rows = []
     for test_set, table in cells.tables.items():
         for cell, (seeds, outcomes) in table.items():
             estimate = cells.estimate_accuracy(test_set, cell)
-            low, high = (None if end is None else min(1.0, max(0.0, end)) for end in (estimate.low, estimate.high))
             rows.append(
-                {**_name_point(cell), "test_set": test_set, "accuracy": estimate.value, "low": low}
-                | {"high": high, "seeds": len(seeds), "n": outcomes.shape[1], "model": name_cell(cell)}
+                {**_name_point(cell), "test_set": test_set, "accuracy": estimate.value, "low": estimate.low}
+                | {"high": estimate.high, "seeds": len(seeds), "n": outcomes.shape[1], "model": name_cell(cell)}
             )
     return pd.DataFrame(rows)
 

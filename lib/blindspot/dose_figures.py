@@ -9,7 +9,6 @@ from __future__ import annotations
 from html import escape
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from matplotlib.axes import Axes
@@ -20,6 +19,7 @@ from plotly.subplots import make_subplots
 
 from blindspot.figure_tables import LINE_STYLES, LineStyle, name_start, name_test_set
 from blindspot.plotly_parts import GRID_COLOUR, list_points, make_whiskers, pick_colours, style_panels
+from blindspot.static_figures import WHISKERS_APART, draw_whiskers
 
 INK = "#444444"
 DPI = 100
@@ -122,8 +122,12 @@ def draw_dose_response_static(table: pd.DataFrame) -> Figure:
     colours = dict(zip(tests, pick_colours(tests), strict=True))
     lines = name_lines(table)
     for panel, size in zip(axes, sizes, strict=False):
-        for test_set, key, points in list_lines(table[table["starting_size"].eq(size)]):
-            _draw_static_line(panel, points, colours[test_set], lines[key][1])
+        shown = list_lines(table[table["starting_size"].eq(size)])
+        for place, (test_set, key, points) in enumerate(shown):
+            colour, style = colours[test_set], lines[key][1]
+            look: dict[str, Any] = {"linestyle": style.linestyle, "marker": style.marker, "lw": 1.4, "ms": 4.5}
+            panel.plot(points["dose"], points["accuracy"], color=colour, **look)
+            draw_whiskers(panel, points, colour, x="dose", beside=(place - (len(shown) - 1) / 2) * WHISKERS_APART)
         panel.set_title(name_start(size), fontsize=10)
         _style_panel(panel)
     for panel in axes[len(sizes) :]:
@@ -132,17 +136,6 @@ def draw_dose_response_static(table: pd.DataFrame) -> Figure:
     figure.supylabel(Y_TITLE, fontsize=10)
     _add_static_legends(figure, colours, lines)
     return figure
-
-
-def _draw_static_line(axes: Axes, points: pd.DataFrame, colour: str, style: LineStyle) -> None:
-    look: dict[str, Any] = {"color": colour, "lw": 1.4, "ms": 4.5}
-    axes.plot(points["dose"], points["accuracy"], linestyle=style.linestyle, marker=style.marker, **look)
-    known = points[points["low"].notna()]
-    if len(known):
-        reach = np.abs(known[["low", "high"]].to_numpy(dtype=float) - known[["accuracy"]].to_numpy()).T
-        bars = axes.errorbar(known["dose"], known["accuracy"], yerr=reach, fmt="none", ecolor=colour)
-        for part in bars.lines[2]:
-            part.set(linewidth=1.1, alpha=0.45)
 
 
 def _style_panel(axes: Axes) -> None:

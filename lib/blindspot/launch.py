@@ -146,8 +146,9 @@ def report_end(console: Console, settings: Study, jobs: list[Job], *, failed: bo
     folder = jobs[-1].folder
     seconds = sum(float(read_summary(job.folder)["seconds"]) for job in jobs)
     console.print(f"[green]Done.[/green] {len(jobs)} runs, {seconds / 60:.1f} minutes of work in all. Look at")
-    for name in ("notebook.ipynb", "figure1.png", "results.csv", "table1.csv"):
-        console.print(f"  {relative_path(folder / name)}", soft_wrap=True)
+    for name in ("notebook.ipynb", "figure1.png", "dose_response.png", "results.csv", "table1.csv", "claims.csv"):
+        if (folder / name).is_file():
+            console.print(f"  {relative_path(folder / name)}", soft_wrap=True)
     console.print("`make lab` opens the notebooks in JupyterLab.")
 
 

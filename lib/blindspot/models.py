@@ -10,7 +10,6 @@ Saved modules (head, embeddings) train in fp32: in bf16 at a rate of 2e-5 most o
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -222,14 +221,6 @@ def load_adapter(folder: Path) -> Adapter:
             raise ValueError(f"{folder.name}/labels.json names the labels {labels}; expected {list(LABELS)}")
         adapter[HEAD] = adapter[HEAD][[labels.index(label) for label in LABELS]]
     return adapter
-
-
-def hash_adapter(adapter: Adapter) -> str:
-    """sha256 over an adapter's names and bytes."""
-    digest = hashlib.sha256()
-    for name in sorted(adapter):
-        digest.update(name.encode() + adapter[name].detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 @contextmanager

@@ -72,17 +72,18 @@ def _draw_panel(axes: Axes, panel: pd.DataFrame, test_sets: tuple[str, ...], sty
             marks |= {"linestyle": styles[kind].linestyle, "lw": 1.4, "color": colour}
             axes.plot(line["training_size"], line["accuracy"], **marks)
             beside = (place * len(kinds) + number - (len(test_sets) * len(kinds) - 1) / 2) * apart
-            _draw_whiskers(axes, line.iloc[len(start) :], colour, beside=beside)
+            draw_whiskers(axes, line.iloc[len(start) :], colour, x="training_size", beside=beside)
         axes.plot(start["training_size"], start["accuracy"], "o", color=colour, mfc="white", ms=5.5, mew=1.6)
-        _draw_whiskers(axes, start, colour, beside=(place - (len(test_sets) - 1) / 2) * apart)
+        beside = (place - (len(test_sets) - 1) / 2) * apart
+        draw_whiskers(axes, start, colour, x="training_size", beside=beside)
 
 
-def _draw_whiskers(axes: Axes, rows: pd.DataFrame, colour: str, *, beside: float) -> None:
-    """Intervals, each `beside` its point by that much of the x axis, so that those of one size do not hide another."""
+def draw_whiskers(axes: Axes, rows: pd.DataFrame, colour: str, *, x: str, beside: float) -> None:
+    """Intervals, each `beside` its point by that much of the x axis, so that those at one x do not hide another."""
     known = rows[rows["low"].notna()]
     if len(known):
         reach = np.abs(known[["low", "high"]].to_numpy(dtype=float) - known[["accuracy"]].to_numpy()).T
-        places = known["training_size"] + beside
+        places = known[x] + beside
         bars = axes.errorbar(places, known["accuracy"], yerr=reach, fmt="none", ecolor=colour)
         for part in bars.lines[2]:
             part.set(linewidth=0.9, alpha=0.4)
