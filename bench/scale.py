@@ -38,13 +38,14 @@ def measure_memory(
     study: str,
     shards: tuple[int, int],
 ) -> Figures:
-    """Peak memory of 10_prepare_data's and 60_build_training_sets's calls, and of generation at two lengths.
+    """Peak memory of the calls of stages 10, 15 and 60, and of generation at two lengths.
 
     text: a data folder with the original rows; held_out and largest: pairs per label held out, and in the largest set;
     world: a bench world, for the generator of a study.
     """
     store = folder / "store"
     peaks = {"10_prepare_data": run_job("prepare", text, store, held_out)}
+    peaks["15_tokenize_pairs"] = run_job("tokenize", store / "train.parquet", world / "model", 2048)
     run_job("synthesise", store / "train.parquet", folder / "synthetic.parquet", synthetic_rows)
     peaks["60_build_training_sets"] = run_job("sets", store / "train.parquet", folder / "synthetic.parquet", largest)
     generation = {count: run_job("generate", world, study, count) for count in shards}
@@ -52,7 +53,7 @@ def measure_memory(
     rows = {"original": pq.read_metadata(store / "train.parquet").num_rows, "synthetic": synthetic_rows}
     say(f"memory: {peaks}, generation {generation} GiB")
     return {
-        "title": f"memory: 10 and 60 on {rows['original']:,} original and {synthetic_rows:,} synthetic rows under "
+        "title": f"memory: 10, 15 and 60 on {rows['original']:,} original and {synthetic_rows:,} synthetic rows under "
         f"{LIMIT_GIB:.0f} GiB; generation's does not grow with the examples",
         "passed": max(peaks.values()) < LIMIT_GIB and growth <= FLAT_SHARE,
         "figures": {
@@ -98,6 +99,19 @@ def prepare(text: Path, store: Path, held_out: int) -> None:
     tables, _ = prepare_store(text, held_out_per_label=held_out)
     build_table1(original=tables["train"])
     write_store(tables, store)
+
+
+def tokenize(original: Path, model: Path, max_length: int) -> None:
+    """The calls of 15_tokenize_pairs."""
+    from transformers import AutoTokenizer
+
+    from blindspot.tokens import summarise_token_lengths, write_tokens
+
+    path = original.with_suffix(".arrow")
+    write_tokens(
+        read_table(original), path, tokenizer=AutoTokenizer.from_pretrained(model), max_length=max_length
+    )
+    summarise_token_lengths({"train": path})
 
 
 def synthesise(original: Path, target: Path, rows: int) -> None:
@@ -182,14 +196,14 @@ def generate(world: Path, study_name: str, shards: int) -> None:
 def main() -> None:
     """Run one job and print its peak memory as JSON."""
     parser = argparse.ArgumentParser(description="one job of the memory measurement, in a process of its own")
-    parser.add_argument("job", choices=("prepare", "synthesise", "sets", "generate"))
+    parser.add_argument("job", choices=("prepare", "tokenize", "synthesise", "sets", "generate"))
     parser.add_argument("arguments", nargs=3)
     options = parser.parse_args()
     first, second, number = options.arguments
     if options.job == "generate":
         generate(Path(first), second, int(number))
     else:
-        jobs = {"prepare": prepare, "synthesise": synthesise, "sets": build_sets}
+        jobs = {"prepare": prepare, "tokenize": tokenize, "synthesise": synthesise, "sets": build_sets}
         jobs[options.job](Path(first), Path(second), int(number))
     print(json.dumps({"peak_gib": read_peak_gib()}))
 

@@ -186,6 +186,8 @@ def estimate_seconds(
         f"{factor} x {parameters / 1e9:.3g}e9 parameters x {tokens:g} tokens a pair, "
         f"at {tflops:g} TFLOP/s sustained in {dtype} (assumed)"
     )
+    if job.stage == "40_generate_examples":
+        source += "; at least: decoding is bound by memory"
     return factor * parameters * tokens * work / (tflops * 1e12), source
 
 
