@@ -59,9 +59,10 @@ class StackedLora(nn.Module):
         elif self.streams:
             rows = rows * self.draw_mask(rows.shape).to(rows)
         rows = rows.flatten(1, 2).to(self.low.dtype)
-        update = torch.bmm(torch.bmm(rows, self.low), self.high)
         out = self.layer(hidden)
-        return out + (self.scaling * update).view(out.shape).to(out.dtype)
+        plain = out.view(runs, -1, out.shape[-1]).to(self.low.dtype)
+        both = torch.baddbmm(plain, torch.bmm(rows, self.low), self.high, alpha=self.scaling)
+        return both.view(out.shape).to(out.dtype)
 
     def draw_mask(self, shape: torch.Size) -> Tensor:
         """Dropout masks [K, rows, length, in]; a run draws for its own rows and length, not for the stack's padding."""
