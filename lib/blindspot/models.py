@@ -26,6 +26,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from blindspot.data import LABELS
+from blindspot.device import is_gpu
+from blindspot.memory import keep_freed_memory
 from blindspot.quantized import PackedLinear, nf4_config, replace_4bit_linears
 from blindspot.runs import hash_file
 from blindspot.study import ROOT, BaseModelSettings, Lora
@@ -87,6 +89,8 @@ def load_base(settings: BaseModelSettings, *, sandbox_model: Path | None = None,
     packed = settings.quantization == "nf4" and replace_4bit_linears(model, dtype, arithmetic=kept_dtype)
     if model.lm_head.weight is model.model.embed_tokens.weight:  # adapters may train the two apart
         model.lm_head.weight = nn.Parameter(model.lm_head.weight.detach().clone())
+    if not is_gpu(choose_device()):
+        keep_freed_memory()
     model = model.to(choose_device(), kept_dtype)
     model = model.eval().requires_grad_(False)
     pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
