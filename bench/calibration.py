@@ -1,6 +1,6 @@
 """How often the intervals cover and the ledger errs, on simulated grids whose truth is known.
 
-    python bench/calibration.py              # all three checks, a few minutes on one core
+    python bench/calibration.py              # all four checks, a few minutes on one core
     python bench/calibration.py --json calibration.json
 
 Exits with 1 where a figure leaves its bounds. A fast version of the same checks runs with the tests.
@@ -17,9 +17,16 @@ import numpy as np
 
 from blindspot.cells import Cells
 from blindspot.claims import decide_claims, find_trends
-from blindspot.planning import find_seed_variance, plan_seeds
-from blindspot.simulated_grids import Variation, draw_outcomes, list_cells, simulate_grid, tabulate_results
+from blindspot.simulated_grids import (
+    STARTING_SIZES,
+    Variation,
+    draw_outcomes,
+    list_cells,
+    simulate_blind_spot,
+    simulate_grid,
+)
 from blindspot.statistics import bootstrap_means, estimate_difference, group_examples
+from blindspot.trend_planning import plan_trend_from_pilot
 
 # name: (variation, templates or None for independent examples, pairs per template or in all, strata)
 SCENARIOS = {
@@ -34,7 +41,20 @@ REPORTED_SCENARIOS = {
     "matched, no seed variance": (Variation(run=0.0, template=0, cell=0, interaction=0, example=0.15), None, 600, 1),
 }
 COVERAGE_BOUNDS = (0.93, 0.97)
-FALL, RISE, TURNING_START = -0.15, 0.05, 20_000
+FALL, RISE, TURNING_START, PILOT_SEEDS = 0.15, 0.05, 20_000, 3
+# name: blind-spot accuracy of the starts, after Synthetic, after Biased Synthetic; bounds of how often claim 8 is
+# supported. A rate without an upper bound is power, one with a lower bound of 0 is error.
+COLLAPSES: dict[str, tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...], tuple[float, float]]] = {
+    "nothing happens, at 0.6": ((0.6,) * 6, (0.6,) * 6, (0.6,) * 6, (0.0, 0.05)),
+    "nothing happens, at 0.03": ((0.03,) * 6, (0.03,) * 6, (0.03,) * 6, (0.0, 0.05)),
+    "any training falls to 0.03": ((0.6,) * 6, (0.03,) * 6, (0.03,) * 6, (0.0, 0.05)),
+    "at 0.03 before, Synthetic rises": ((0.03,) * 6, (0.6,) * 6, (0.03,) * 6, (0.0, 0.05)),
+    "Biased falls from 0.6 to 0.3": ((0.6,) * 6, (0.6,) * 6, (0.3,) * 6, (0.0, 0.05)),
+    "collapse in 6 of 6": ((0.6,) * 6, (0.6,) * 6, (0.03,) * 6, (0.8, 1.0)),
+    "collapse in 6 of 6, half at 0.03 before": ((0.03, 0.6) * 3, (0.6,) * 6, (0.03,) * 6, (0.8, 1.0)),
+    "collapse in 5 of 6": ((0.6,) * 6, (0.6,) * 6, (0.03,) * 5 + (0.3,), (0.5, 1.0)),
+    "collapse in 4 of 6": ((0.6,) * 6, (0.6,) * 6, (0.03,) * 4 + (0.3,) * 2, (0.0, 1.0)),
+}
 
 
 def measure_coverage(
@@ -96,41 +116,58 @@ def find_trend_anywhere(grid: Cells) -> bool:
     return bool(find_trends(grid)["verdict"].eq("supported").any())
 
 
-def plan_for_trend(variation: Variation, *, seed: int, templates: int = 60) -> int:
-    """The planner's seeds for a fall of 0.15 with a rise of 0.05 at one of six starts, from a pilot of 3 seeds.
+def measure_found_trends(
+    *, studies: int, seed: int, variation: Variation, pilots: int = 8
+) -> dict[str, float | list[int]]:
+    """Share of studies with a planted fall of 0.15 (and a rise of 0.05) at the 20K start in which it is found.
 
-    The trend takes both, so each is planned with power 0.9 to have them together with 0.8; the pilot is a grid
-    without effects, and its variance is read from its results as `plan-seeds --results` does.
+    Each of `pilots` is a study of 3 seeds without effects, drawn anew; from its predictions the planner says how
+    many seeds to take, and an equal share of the `studies` takes them. seeds: of each pilot's plan. standard_error:
+    of `found`, by pilot.
     """
-    results = tabulate_results(simulate_grid(cells=list_cells(), effects={}, seeds=3, seed=seed, variation=variation))
-    blurs = {"hans": (2 * variation.cell**2 / templates) ** 0.5, "matched": 0.0}
-    plans = [
-        plan_seeds(
-            effect,
-            0.9,
-            sd=find_seed_variance(results, test_set=test_set).sd,
-            paired=True,
-            comparisons=6,
-            test_set_se=blurs[test_set],
-        ).seeds
-        for test_set, effect in (("hans", -FALL), ("matched", RISE))
-    ]
-    return max(number for number in plans if number is not None)
-
-
-def measure_found_trends(*, studies: int, seed: int, variation: Variation) -> dict[str, float]:
-    """Share of studies with a planted fall of 0.15 (and a rise of 0.05) at the 20K start in which it is found."""
     cells = list_cells()
+    pilots = min(pilots, studies)
     planted = [cell for cell in cells if cell[0] == TURNING_START and cell[1] == "synthetic"]
-    effects = {"hans": dict.fromkeys(planted, FALL), "matched": dict.fromkeys(planted, RISE)}
-    seeds = plan_for_trend(variation, seed=seed)
-    found, elsewhere = [], []
-    for number in range(studies):
-        grid = simulate_grid(cells=cells, effects=effects, seeds=seeds, seed=seed + number, variation=variation)
-        supported = find_trends(grid).set_index("starting_size")["verdict"].eq("supported")
-        found.append(supported[TURNING_START])
-        elsewhere.append(supported.drop(TURNING_START).any())
-    return {"seeds": seeds, "found": float(np.mean(found)), "elsewhere": float(np.mean(elsewhere))}
+    effects = {"hans": dict.fromkeys(planted, -FALL), "matched": dict.fromkeys(planted, RISE)}
+    plans: list[int] = []
+    found = np.zeros((pilots, studies // pilots, 2))
+    for pilot in range(pilots):
+        first = seed + 10_000 * pilot
+        drawn = simulate_grid(cells=cells, effects={}, seeds=PILOT_SEEDS, seed=first, variation=variation)
+        seeds = plan_trend_from_pilot(drawn, FALL, RISE).seeds
+        assert seeds is not None
+        plans.append(seeds)
+        for number in range(studies // pilots):
+            grid = simulate_grid(
+                cells=cells, effects=effects, seeds=seeds, seed=first + 1 + number, variation=variation
+            )
+            supported = find_trends(grid).set_index("starting_size")["verdict"].eq("supported")
+            found[pilot, number] = supported[TURNING_START], supported.drop(TURNING_START).any()
+    by_pilot = found.mean(axis=1)
+    share, elsewhere = by_pilot.mean(axis=0).tolist()
+    error = float(by_pilot[:, 0].std(ddof=1) / pilots**0.5)
+    return {"seeds": plans, "found": share, "standard_error": error, "elsewhere": elsewhere}
+
+
+def measure_collapse(
+    *,
+    starts: tuple[float, ...],
+    synthetic: tuple[float, ...],
+    biased: tuple[float, ...],
+    studies: int,
+    seeds: int,
+    seed: int,
+) -> float:
+    """Share of studies in which claim 8 is supported, given the true blind-spot accuracies of the six starts."""
+    kinds = {("none", 0): starts, ("synthetic", 73_080): synthetic, ("biased_synthetic", 73_080): biased}
+    accuracies = {
+        (start, *kind): value
+        for kind, values in kinds.items()
+        for start, value in zip(STARTING_SIZES, values, strict=True)
+    }
+    grids = (simulate_blind_spot(accuracies, seeds=seeds, seed=seed + number) for number in range(studies))
+    verdicts = [decide_claims(grid).set_index("claim")["verdict"][8] for grid in grids]
+    return float(np.mean([verdict == "supported" for verdict in verdicts]))
 
 
 def main() -> int:
@@ -167,8 +204,17 @@ def main() -> int:
     for run_sd in (0.03, 0.06):
         power = measure_found_trends(studies=options.studies, seed=50_000, variation=Variation(run=run_sd))
         figures[f"planted fall, run SD {run_sd}"] = power
-        failures += [f"planted fall, run SD {run_sd}"] if power["found"] < 0.8 else []
+        share = power["found"]
+        assert isinstance(share, float)
+        failures += [f"planted fall, run SD {run_sd}"] if share < 0.8 else []
         print(f"planted fall of 0.15, run SD {run_sd}, {options.studies} studies: {power}", flush=True)
+    for name, (starts, synthetic, biased, (low, high)) in COLLAPSES.items():
+        share = measure_collapse(
+            starts=starts, synthetic=synthetic, biased=biased, studies=options.studies, seeds=3, seed=90_000
+        )
+        figures[f"claim 8, {name}"] = {"supported": share}
+        failures += [] if low <= share <= high else [f"claim 8, {name}"]
+        print(f"claim 8, {name}, 3 seeds, {options.studies} studies: supported in {share:.3f}", flush=True)
     if options.json:
         options.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     print("out of bounds: " + "; ".join(failures) if failures else "all within bounds")

@@ -1,6 +1,7 @@
 """The claims ledger: each claim on grids where the truth is planted, then how often it errs."""
 
 import importlib.util
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,8 +15,15 @@ from blindspot.cells import Cell, Cells, MissingCell, collect_cells, collect_cel
 from blindspot.claim_list import CLAIMS
 from blindspot.claim_parts import judge, rank_starting_sizes, weigh
 from blindspot.claims import LEDGER_COLUMNS, VERDICTS, decide_claims, find_trends, list_claim_parts
-from blindspot.evaluation import LOGIT_COLUMNS, PREDICTION_COLUMNS, score_predictions
-from blindspot.simulated_grids import STARTING_SIZES, Variation, list_cells, simulate_grid, tabulate_results
+from blindspot.evaluation import LOGIT_COLUMNS, PREDICTION_COLUMNS, read_predictions, score_predictions
+from blindspot.simulated_grids import (
+    STARTING_SIZES,
+    Variation,
+    list_cells,
+    simulate_blind_spot,
+    simulate_grid,
+    tabulate_results,
+)
 from blindspot.statistics import Estimate
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -309,7 +317,7 @@ def test_results_alone_see_seeds_but_no_examples(as_published: Cells) -> None:
 def test_parts_stand_behind_every_verdict(as_published: Cells) -> None:
     parts = list_claim_parts(as_published, table1=read_table1())
     assert parts.groupby("claim").size().to_dict() == {
-        1: 3, 2: 3, 3: 4, 4: 6, 5: 2, 6: 18, 7: 54, 8: 1, 9: 3, 10: 2, 11: 5,
+        1: 3, 2: 3, 3: 4, 4: 6, 5: 2, 6: 18, 7: 54, 8: 3, 9: 3, 10: 2, 11: 5,
     }  # fmt: skip
     assert (parts["p_for_holm"] >= parts["p_for"] - 1e-12).all()
     assert set(parts["verdict"]) <= set(VERDICTS)
@@ -322,6 +330,45 @@ def test_without_a_fall_of_hans_the_ledger_rarely_supports_the_trend(rise: float
 
 
 def test_a_planted_fall_is_found_with_the_planners_seeds() -> None:
-    found = load_calibration().measure_found_trends(studies=100, seed=50_000, variation=Variation())
+    found = load_calibration().measure_found_trends(studies=120, seed=50_000, variation=Variation())
     assert found["found"] >= 0.8 and found["elsewhere"] <= 0.05
-    assert found["seeds"] < 20, "the plan must not buy its power with seeds nobody has"
+    assert max(found["seeds"]) < 20, "the plan must not buy its power with seeds nobody has"
+
+
+@pytest.mark.parametrize("name", list(load_calibration().COLLAPSES))
+def test_claim_8_needs_a_fall_to_near_zero_that_the_bias_brings(name: str) -> None:
+    calibration = load_calibration()
+    starts, synthetic, biased, (low, high) = calibration.COLLAPSES[name]
+    share = calibration.measure_collapse(
+        starts=starts, synthetic=synthetic, biased=biased, studies=100, seeds=3, seed=90_000
+    )
+    assert low <= share <= high
+
+
+def test_claim_8_is_not_supported_where_the_blind_spot_was_at_zero_before() -> None:
+    steady = partial(simulate_blind_spot, seeds=10, seed=1, run_concentration=400.0)
+    accuracies: dict[Cell, float] = {
+        cell: 0.03 for cell in list_cells(training_sizes=(73_080,), training_kinds=("synthetic", "biased_synthetic"))
+    }
+    flat = list_claim_parts(steady(accuracies)).query("claim == 8")
+    assert flat["verdict"].tolist() == ["supported", "contradicted", "contradicted"]
+    assert verdicts_of(steady(accuracies))[8] == "contradicted"
+    from_head = {cell: 0.9 if cell == (0, "none", 0) else value for cell, value in accuracies.items()}
+    assert verdicts_of(steady(from_head))[8] == "contradicted", "a random head's luck"
+    fallen = {cell: value if cell[1] == "biased_synthetic" else 0.6 for cell, value in accuracies.items()}
+    assert verdicts_of(steady(fallen))[8] == "supported"
+
+
+def test_the_sandbox_as_committed_supports_claim_8() -> None:
+    files = sorted((ROOT / "executed" / "sandbox").glob("80_evaluate/*/predictions.parquet"))
+    if not files:
+        pytest.skip("executed/sandbox holds no predictions")
+    row = read_ledger(collect_cells(read_predictions(files)))[8]
+    assert (row["verdict"], row["parts"], row["seeds"]) == ("supported", 3, 3)
+
+
+def test_quantities_say_the_margins(as_published: Cells) -> None:
+    quantities = decide_claims(as_published, smallest_effect=0.02, near_zero=0.2).set_index("claim")["quantity"]
+    assert "within 0.02" in quantities[2] and "under 0.2 in most starts" in quantities[8]
+    assert not quantities.str.contains("{", regex=False).any()
+    assert quantities[[9, 10]].str.contains("published detector").all()

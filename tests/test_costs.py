@@ -150,6 +150,7 @@ def test_plan_of_the_paper_needs_no_model_library(tmp_path: Path) -> None:
     lines = done.stdout.splitlines()
     assert lines[-1] == "set()"
     assert "Study paper: 117 of 117 runs would start" in lines[0]
+    assert "One seed: claims about models will be undecided" in done.stdout
     for stage, hours in (("20_train_task_model", "1.9"), ("30_train_generator", "1.4"), ("80_evaluate", "53.5")):
         rows = [line for line in lines if stage in line]
         assert len(rows) == 2 and rows[1].split("│")[2].strip() == hours

@@ -403,7 +403,8 @@ def test_light_notebooks_load_nothing_heavy_when_they_run(executed: Path, tmp_pa
         assert done.returncode == 0, done.stderr[-3000:]
         loaded = set(done.stdout.splitlines()[-1].split())
         assert {"blindspot", "pyarrow"} <= loaded and not loaded & {"torch", "transformers", "peft"}, stage
-    for name in ("results.csv", "figure1.csv", "table1.csv"):  # and they make the same artefacts without a kernel
+    tables = ["results", "figure1", "table1", "differences", "claims", "claim_parts", "trends"]
+    for name in [f"{table}.csv" for table in tables]:  # and they make the same artefacts without a kernel
         again, first = (folder / "test" / "90_analysis" / "all" / name for folder in (copy, executed))
         assert again.read_bytes() == first.read_bytes(), name
 

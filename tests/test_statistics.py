@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from blindspot.__main__ import main
-from blindspot.planning import find_power, find_seed_variance, plan_seeds
+from blindspot.planning import describe_plan, find_power, find_seed_variance, plan_seeds
 from blindspot.simulated_grids import Variation, draw_outcomes, list_cells, simulate_grid, tabulate_results
 from blindspot.statistics import (
     Estimate,
@@ -22,6 +22,7 @@ from blindspot.statistics import (
     p_equivalent,
     p_greater,
     p_less,
+    split_variance,
 )
 
 
@@ -104,6 +105,58 @@ def test_bootstrap_agrees_where_seeds_and_templates_are_many() -> None:
     assert (draws == bootstrap_means(outcomes, examples, draws=4000, seed=1)).all()
 
 
+@pytest.mark.parametrize("seeds", [3, 5, 12])
+def test_the_closed_form_is_the_bootstrap_without_its_known_biases(seeds: int) -> None:
+    templates, pairs = 10, 8
+    outcomes = draw_outcomes(
+        generator=np.random.default_rng(17),
+        means=np.array([0.6]),
+        starts=np.array([0]),
+        seeds=seeds,
+        template=np.repeat(np.arange(templates), pairs),
+        variation=Variation(start=0.08, run=0.12, template=0.12, interaction=0.08),
+    )[0]
+    examples = group_examples(np.repeat(np.arange(templates), pairs))
+    rates = outcomes.reshape(seeds, templates, pairs).mean(axis=2)
+    by_seed, by_template, mean = rates.mean(axis=1), rates.mean(axis=0), rates.mean()
+    left = rates - by_seed[:, None] - by_template[None, :] + mean
+    seed_part, template_part = by_seed.var(ddof=1) / seeds, by_template.var(ddof=1) / templates
+    both_part = (left**2).sum() / ((seeds - 1) * (templates - 1)) / (seeds * templates)
+    assert min(seed_part, template_part) > both_part, "else the form is at its floor"
+    assert estimate_mean(outcomes, examples).se ** 2 == pytest.approx(seed_part + template_part - both_part)
+    # Redrawing n of n leaves (n - 1) / n of a level's variance, and counts what both levels share once more in each.
+    fewer, sparser = (seeds - 1) / seeds, (templates - 1) / templates
+    expected = fewer * seed_part + sparser * template_part + fewer * sparser * both_part
+    draws = bootstrap_means(outcomes, examples, draws=40_000, seed=1)
+    assert draws.var() == pytest.approx(expected, rel=0.03)
+
+
+def test_variance_splits_into_what_seeds_reduce_and_what_they_do_not() -> None:
+    template = np.repeat(np.arange(40), 10)
+    variation = Variation(start=0.0, run=0.05, template=0.1, cell=0.0, interaction=0.05, example=0.0)
+    examples = group_examples(template)
+    parts = [
+        split_variance(
+            draw_outcomes(
+                generator=np.random.default_rng(number),
+                means=np.array([0.5]),
+                starts=np.array([0]),
+                seeds=3,
+                template=template,
+                variation=variation,
+            )[0],
+            examples,
+        )
+        for number in range(400)
+    ]
+    cut = 0.957  # variance of a normal variable cut at 2.5
+    by_template = cut * (0.1**2 + 0.05**2)
+    by_seed = cut * (0.05**2 + 0.05**2 / 40) + (0.25 - by_template - cut * 0.05**2) / 400
+    assert np.mean(parts, axis=0) == pytest.approx([by_seed, cut * 0.1**2 / 40], rel=0.1)
+    with pytest.raises(ValueError, match="one seed shows no variance"):
+        split_variance(np.zeros((1, 400)), examples)
+
+
 def test_unusable_outcomes_and_groups_are_errors() -> None:
     with pytest.raises(ValueError, match="expected seeds x 5 examples"):
         estimate_mean(np.zeros((3, 4)), group_examples(5))
@@ -166,6 +219,14 @@ def test_planner_sees_families_and_errors_that_seeds_do_not_reduce() -> None:
     for effect, power, sd in ((0.0, 0.8, 0.1), (0.1, 1.0, 0.1), (0.1, 0.8, -1.0)):
         with pytest.raises(ValueError, match="expected"):
             plan_seeds(effect, power, sd=sd)
+
+
+def test_a_plan_that_no_seeds_fulfil_says_what_is_too_large() -> None:
+    too_noisy = describe_plan(plan_seeds(0.001, sd=0.5))
+    assert "SD between seeds, 0.5000, is too large" in too_noisy and "own error" not in too_noisy
+    too_small_a_test = describe_plan(plan_seeds(0.05, sd=0.05, test_set_se=0.05))
+    assert "the test set's own error, 0.05, is too large" in too_small_a_test
+    assert "This plans one comparison" in too_noisy
 
 
 def test_seed_variance_of_a_grid_by_hand() -> None:

@@ -120,6 +120,8 @@ def test_unknown_keys_and_wrong_types(overrides: dict[str, Any], words: list[str
         ({"generation.top_p": 1.1}, ["generation.top_p", "1.1", "less than or equal to 1"]),
         ({"generation.top_k": -1}, ["generation.top_k", "-1", "greater than or equal to 0"]),
         ({"lora.lora_dropout": 1.0}, ["lora.lora_dropout", "1.0", "less than 1"]),
+        ({"analysis.smallest_effect": 0.0}, ["analysis.smallest_effect", "0.0", "greater than 0"]),
+        ({"analysis.near_zero": 1.0}, ["analysis.near_zero", "1.0", "less than 1"]),
         ({"augmentation.max_stacked": 0}, ["augmentation.max_stacked", "0", "greater than or equal to 1"]),
         ({"augmentation.max_stacked": True}, ["1 mistake", "augmentation.max_stacked", "True", "'auto'"]),
         ({"augmentation.max_stacked": "all"}, ["1 mistake", "augmentation.max_stacked", "'all'", "'auto'"]),

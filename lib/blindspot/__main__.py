@@ -1,4 +1,4 @@
-"""The command line: `python -m blindspot score-hans | plan-seeds | run | study | random-model`.
+"""The command line: `python -m blindspot score-hans | plan-seeds | plan-trend | run | study | random-model`.
 
 What a reader or a script asks outside a notebook. Input that cannot be used ends with its message on stderr
 and exit code 2, never with a traceback. Imports are local, so that no command pays for another's.
@@ -34,6 +34,7 @@ def build_parser() -> argparse.ArgumentParser:
     score.add_argument("--json", action="store_true", help="print JSON")
     score.set_defaults(command=run_score_hans)
     add_plan_arguments(commands.add_parser("plan-seeds", help="how many seeds a difference needs to be seen"))
+    add_trend_arguments(commands.add_parser("plan-trend", help="how many seeds 'HANS falls while matched rises' needs"))
     run = commands.add_parser("run", help="execute one notebook at one point of a study's grid")
     run.add_argument("stage", help="the notebook's name, such as 20_train_task_model")
     run.add_argument("--parameters", default="{}", help="the notebook's parameters as a JSON object")
@@ -79,6 +80,18 @@ def add_plan_arguments(plan: argparse.ArgumentParser) -> None:
     plan.set_defaults(command=run_plan_seeds)
 
 
+def add_trend_arguments(plan: argparse.ArgumentParser) -> None:
+    """The arguments of plan-trend."""
+    plan.add_argument("--fall", type=float, required=True, help="fall of HANS accuracy to find, such as 0.15")
+    plan.add_argument("--rise", type=float, default=0.05, help="rise of matched accuracy with it (default 0.05)")
+    plan.add_argument("--power", type=float, default=0.8, help="chance to find both at one start (default 0.8)")
+    plan.add_argument(
+        "--pilot", type=Path, help="folder of an executed study, such as executed/sandbox: take its own variance"
+    )
+    plan.add_argument("--json", action="store_true", help="print JSON")
+    plan.set_defaults(command=run_plan_trend)
+
+
 def run_score_hans(options: argparse.Namespace) -> int:
     """Print the scores of a file of predictions."""
     from blindspot.hans import format_scores, list_score_tables, score_hans_files
@@ -106,7 +119,7 @@ def run_score_hans(options: argparse.Namespace) -> int:
 
 def run_plan_seeds(options: argparse.Namespace) -> int:
     """Print the number of seeds that a difference needs."""
-    from blindspot.planning import PUBLISHED_SD, PUBLISHED_SOURCE, find_seed_variance, plan_seeds
+    from blindspot.planning import PUBLISHED_SD, PUBLISHED_SOURCE, describe_plan, find_seed_variance, plan_seeds
 
     sd, source = PUBLISHED_SD, PUBLISHED_SOURCE
     paired = options.results is not None if options.paired is None else options.paired
@@ -127,28 +140,28 @@ def run_plan_seeds(options: argparse.Namespace) -> int:
         comparisons=options.comparisons,
         test_set_se=options.test_set_se,
     )
-    print(json.dumps(plan.to_dict(), indent=1) if options.json else describe_plan(plan.to_dict()))
+    print(json.dumps(plan.to_dict(), indent=1) if options.json else describe_plan(plan))
     return 0
 
 
-def describe_plan(plan: dict[str, object]) -> str:
-    """A plan in words."""
-    design = "paired by seed (SD of differences)" if plan["paired"] else "two groups of runs (SD of single runs)"
-    found = (
-        f"{plan['seeds']} seeds{'' if plan['paired'] else ' in each group'} (power {plan['achieved_power']:.3f})"
-        if plan["seeds"]
-        else "no number of seeds up to 10,000 reaches this power: the test set's own error is too large"
+def run_plan_trend(options: argparse.Namespace) -> int:
+    """Print the number of seeds that 'HANS falls while matched rises' needs."""
+    from blindspot.trend_planning import (
+        PUBLISHED_STARTS,
+        describe_trend_plan,
+        plan_trend,
+        plan_trend_from_pilot,
+        publish_spreads,
+        read_pilot,
     )
-    least = plan["smallest_effect_at_3"]
-    at_three = "nothing under 1" if least is None else f"{least:.3f} and more"
-    return "\n".join(
-        [
-            f"To find a difference of {plan['effect']} in accuracy with power {plan['power']}: {found}.",
-            f"Design: {design}; two-sided alpha {plan['alpha']} over {plan['comparisons']} comparison(s).",
-            f"SD between seeds: {plan['sd']:.4f} ({plan['sd_source']}).",
-            f"Three seeds find, with the same power, {at_three}.",
-        ]
-    )
+
+    aims = (options.fall, options.rise, options.power)
+    if options.pilot is not None:
+        plan = plan_trend_from_pilot(read_pilot(options.pilot), *aims)
+    else:
+        plan = plan_trend(*aims, spreads=publish_spreads(), starts=PUBLISHED_STARTS)
+    print(json.dumps(plan.to_dict(), indent=1) if options.json else describe_trend_plan(plan))
+    return 0
 
 
 def run_stage(options: argparse.Namespace) -> int:

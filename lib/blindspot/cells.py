@@ -7,8 +7,9 @@ single accuracy: seeds are then seen, examples are not.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import reduce
 from typing import TypeAlias
 
 import numpy as np
@@ -16,7 +17,7 @@ import pandas as pd
 import pyarrow as pa
 
 from blindspot.evaluation import MODEL_COLUMNS, NON_ENTAILMENT, Predictions, mark_correct
-from blindspot.statistics import Estimate, Examples, estimate_mean, group_examples
+from blindspot.statistics import Estimate, Examples, clip_interval, estimate_mean, group_examples
 
 Cell: TypeAlias = tuple[int, str, int]
 Evidence: TypeAlias = tuple[np.ndarray, np.ndarray]
@@ -49,25 +50,31 @@ class Cells:
             raise MissingCell(f"{name_cell(cell)} on {test_set}") from None
 
     def estimate_accuracy(self, test_set: str, cell: Cell) -> Estimate:
-        """Accuracy of a cell with its interval over seeds and examples.
-
-        The interval ends at 0 and 1, beyond which no accuracy lies: with few seeds the t interval reaches further.
-        """
-        found = estimate_mean(self.find(test_set, cell)[1], self.examples[test_set])
-        return replace(found, low=max(0.0, found.low), high=min(1.0, found.high))
+        """Accuracy of a cell with its interval over seeds and examples, which ends at 0 and 1."""
+        return clip_interval(estimate_mean(self.find(test_set, cell)[1], self.examples[test_set]), 0.0, 1.0)
 
     def estimate_difference(self, test_set: str, first: Cell, second: Cell) -> Estimate:
         """Accuracy of the first cell minus the second's, paired by the seeds that both have and by example."""
-        return estimate_mean(self.find_difference(test_set, first, second), self.examples[test_set])
+        return self.estimate_mean_difference(test_set, [(first, second)])
 
-    def find_difference(self, test_set: str, first: Cell, second: Cell) -> np.ndarray:
-        """First minus second, common seeds x examples. Raises MissingCell, also without a common seed."""
-        seeds, outcomes = self.find(test_set, first)
-        other_seeds, others = self.find(test_set, second)
-        common, rows, other_rows = np.intersect1d(seeds, other_seeds, return_indices=True)
+    def estimate_mean_difference(self, test_set: str, pairs: Sequence[tuple[Cell, Cell]]) -> Estimate:
+        """Mean over pairs of cells of first minus second, paired by the seeds that all have and by example."""
+        differences = self.find_differences(test_set, pairs).mean(axis=0)
+        return clip_interval(estimate_mean(differences, self.examples[test_set]), -1.0, 1.0)
+
+    def find_differences(self, test_set: str, pairs: Sequence[tuple[Cell, Cell]]) -> np.ndarray:
+        """First minus second, pairs x common seeds x examples. Raises MissingCell, also without a common seed."""
+        aligned = self.align(test_set, [cell for pair in pairs for cell in pair])
+        return np.subtract(aligned[::2], aligned[1::2], dtype=np.float64)
+
+    def align(self, test_set: str, cells: Sequence[Cell]) -> np.ndarray:
+        """Outcomes of cells, cells x common seeds x examples. Raises MissingCell, also without a common seed."""
+        found = [self.find(test_set, cell) for cell in cells]
+        common = reduce(np.intersect1d, [seeds for seeds, _ in found])
         if not len(common):
-            raise MissingCell(f"a seed common to {name_cell(first)} and {name_cell(second)} on {test_set}")
-        return np.subtract(outcomes[rows], others[other_rows], dtype=np.float64)
+            names = " and ".join(dict.fromkeys(map(name_cell, cells)))
+            raise MissingCell(f"a seed common to {names} on {test_set}")
+        return np.array([right[np.intersect1d(seeds, common, return_indices=True)[1]] for seeds, right in found])
 
 
 def name_cell(cell: Cell) -> str:
@@ -177,33 +184,12 @@ def tabulate_accuracies(cells: Cells) -> pd.DataFrame:
         for cell, (seeds, outcomes) in table.items():
             estimate = cells.estimate_accuracy(test_set, cell)
             rows.append(
-                {**_name_point(cell), "test_set": test_set, "accuracy": estimate.value, "low": estimate.low}
+                {**name_point(cell), "test_set": test_set, "accuracy": estimate.value, "low": estimate.low}
                 | {"high": estimate.high, "seeds": len(seeds), "n": outcomes.shape[1], "model": name_cell(cell)}
             )
     return pd.DataFrame(rows)
 
 
-def tabulate_differences(cells: Cells) -> pd.DataFrame:
-    """Every further trained cell minus its start, and minus Original at the same size, with 95 % intervals.
-
-    Paired by seed and by example. `sees_seeds` is False with one seed: the interval is then over examples alone.
-    """
-    rows = []
-    for test_set, table in cells.tables.items():
-        for cell in sorted(table):
-            size, kind, training_size = cell
-            others = {"start": (size, START, 0), "original": (size, "original", training_size)}
-            for against, other in others.items():
-                if kind == START or other == cell or other not in table:
-                    continue
-                estimate = cells.estimate_difference(test_set, cell, other)
-                rows.append(
-                    {**_name_point(cell), "test_set": test_set, "against": against, "difference": estimate.value}
-                    | {"low": estimate.low, "high": estimate.high, "seeds": estimate.seeds}
-                    | {"sees_seeds": estimate.sees_seeds}
-                )
-    return pd.DataFrame(rows)
-
-
-def _name_point(cell: Cell) -> dict[str, object]:
+def name_point(cell: Cell) -> dict[str, object]:
+    """A cell as columns of a table."""
     return dict(zip(("starting_size", "training_kind", "training_size"), cell, strict=True))

@@ -99,6 +99,17 @@ def compare(grid: Grid, test: str, *, test_set: str, first: Cell, second: Cell, 
     return Part(title, estimate, *weigh(estimate, test, margin=grid.smallest_effect), names)
 
 
+def compare_on_average(grid: Grid, test: str, *, test_set: str, pairs: Sequence[tuple[Cell, Cell]], name: str) -> Part:
+    """The part 'first minus second, averaged over pairs of cells': see `compare`. A start at 0 adds a 0, no luck."""
+    names = tuple(dict.fromkeys(name_cell(cell) for pair in pairs for cell in pair))
+    title = f"{name}, {test_set}: {test.replace('_', ' ')}"
+    try:
+        estimate = grid.cells.estimate_mean_difference(test_set, pairs)
+    except MissingCell as missing:
+        return Part(title, None, NAN, NAN, names, f"lacks {missing}")
+    return Part(title, estimate, *weigh(estimate, test, margin=grid.smallest_effect), names)
+
+
 def weigh(estimate: Estimate, test: str, *, margin: float) -> tuple[float, float]:
     """p-values for and against: see the module's text. Raises KeyError for an unknown test."""
     rises = (double(p_greater(estimate)), p_less(estimate, margin))

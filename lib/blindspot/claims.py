@@ -43,11 +43,15 @@ def decide_claims(
 
     `cells` from `collect_cells` (or `collect_cells_from_results`); `table1` as the audit builds it. The
     estimate with its interval (95 %) is that of the part on which the verdict turns: of `needed` parts that
-    must hold, the weakest. p_for and p_against are the claim's; `seeds` the fewest of any part.
+    must hold, the weakest. p_for and p_against are the claim's; `seeds` the fewest of any part. The margins are
+    accuracies: a difference under `smallest_effect` does not matter, an accuracy under `near_zero` is near zero.
     """
     found = find_all_parts(cells, table1=table1, smallest_effect=smallest_effect, near_zero=near_zero)
     rows = [decide_claim(claim, found[claim.number], alpha=alpha) for claim in CLAIMS]
-    return pd.DataFrame(rows)[list(LEDGER_COLUMNS)]
+    table = pd.DataFrame(rows)[list(LEDGER_COLUMNS)]
+    margins = {"smallest_effect": f"{smallest_effect:.2g}", "near_zero": f"{near_zero:.2g}"}
+    table["quantity"] = [quantity.format(**margins) for quantity in table["quantity"]]
+    return table
 
 
 def list_claim_parts(

@@ -37,7 +37,14 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "60_build_training_sets": ("training_sets",),
     "70_augment_task_model": ("base_model", "lora", "augmentation", "task_model.pooling", "training_sets"),
     "80_evaluate": ("base_model", "lora", "evaluation", "task_model.pooling", "training_sets"),
-    "90_analysis": ("evaluation", "training_sets", "seeds", "task_model.starting_sizes", "task_model.pooling"),
+    "90_analysis": (
+        "evaluation",
+        "analysis",
+        "training_sets",
+        "seeds",
+        "task_model.starting_sizes",
+        "task_model.pooling",
+    ),
 }
 
 
@@ -134,7 +141,15 @@ def expand_study(study: Study) -> list[Job]:
                 seed=seed,
             )
         )
-    results = ["results.csv", "figure1.csv", "table1.csv", "claims.csv"]
+    results = [
+        "results.csv",
+        "figure1.csv",
+        "differences.csv",
+        "table1.csv",
+        "claims.csv",
+        "claim_parts.csv",
+        "trends.csv",
+    ]
     if find_dose_curves(study.training_sets.kinds):
         results += ["dose_response.csv", "dose_trends.csv", "dose_response.png"]
     add("90_analysis", results, [data, *audits, *evaluations])

@@ -25,6 +25,9 @@ from blindspot.runs import STAGES, read_summary
 from blindspot.study import ROOT, Study, executed_folder, load_study
 
 RESERVED_MB = 1000  # left to the rest of the machine
+ONE_SEED = (
+    "One seed: claims about models will be undecided, whatever the cost; add seeds to the study (seeds: [1, 2, 3])."
+)
 PLAN_WIDTH = 110  # of the plan's tables in a file or a pipe
 
 
@@ -179,6 +182,8 @@ def plan_study(study: str, *, overrides: str, cores: int) -> int:
             table.add_row(stage, str(len(names)), str(sum(why.values())), text or "done")
     console = Console(width=None if sys.stdout.isatty() else PLAN_WIDTH)
     console.print(table)
+    if len(settings.seeds) == 1:
+        console.print(ONE_SEED)
     to_run = {jobs[rule].name for rule in reasons}
     console.print(build_cost_table(estimate_costs(settings, list(jobs.values()), to_run=to_run)))
     return 0

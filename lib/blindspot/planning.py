@@ -105,7 +105,7 @@ def plan_seeds(
     `comparisons` is the size of the family that the test shares its alpha with (Holm's first step). Other
     arguments are `find_power`'s. Raises ValueError for values that cannot be.
     """
-    _check_plan(effect=effect, power=power, sd=sd, alpha=alpha, comparisons=comparisons, test_set_se=test_set_se)
+    check_plan(effect=effect, power=power, sd=sd, alpha=alpha, comparisons=comparisons, test_set_se=test_set_se)
 
     def reach(seeds: int, size: float = effect) -> float:
         return find_power(
@@ -118,8 +118,8 @@ def plan_seeds(
             test_set_se=test_set_se,
         )
 
-    seeds = _find_first(lambda count: reach(count) >= power, low=2, high=MOST_SEEDS)
-    thousandths = _find_first(lambda size: reach(3, size / 1000) >= power, low=1, high=1000)
+    seeds = find_first(lambda count: reach(count) >= power, low=2, high=MOST_SEEDS)
+    thousandths = find_first(lambda size: reach(3, size / 1000) >= power, low=1, high=1000)
     return SeedPlan(
         seeds=seeds,
         achieved_power=None if seeds is None else reach(seeds),
@@ -135,7 +135,44 @@ def plan_seeds(
     )
 
 
-def _check_plan(*, effect: float, power: float, sd: float, alpha: float, comparisons: int, test_set_se: float) -> None:
+def describe_plan(plan: SeedPlan) -> str:
+    """A plan in words."""
+    design = "paired by seed (SD of differences)" if plan.paired else "two groups of runs (SD of single runs)"
+    least = plan.smallest_effect_at_3
+    at_three = "nothing under 1" if least is None else f"{least:.3f} and more"
+    return "\n".join(
+        [
+            f"To find a difference of {plan.effect} in accuracy with power {plan.power}: {describe_seeds(plan)}.",
+            f"Design: {design}; two-sided alpha {plan.alpha} over {plan.comparisons} comparison(s).",
+            f"SD between seeds: {plan.sd:.4f} ({plan.sd_source}).",
+            f"Three seeds find, with the same power, {at_three}.",
+            "This plans one comparison. 'HANS falls while matched rises' takes two at once, at any start: plan-trend.",
+        ]
+    )
+
+
+def describe_seeds(plan: SeedPlan) -> str:
+    """The number of seeds with its power, or why there is none."""
+    if plan.seeds is not None:
+        return f"{plan.seeds} seeds{'' if plan.paired else ' in each group'} (power {plan.achieved_power:.3f})"
+    without_seeds = find_power(
+        effect=plan.effect,
+        sd=0.0,
+        seeds=MOST_SEEDS,
+        alpha=plan.alpha,
+        comparisons=plan.comparisons,
+        test_set_se=plan.test_set_se,
+    )
+    reason = (
+        f"the test set's own error, {plan.test_set_se}, is too large, whatever the seeds"
+        if without_seeds < plan.power
+        else f"the SD between seeds, {plan.sd:.4f}, is too large for so small an effect"
+    )
+    return f"no number of seeds up to {MOST_SEEDS:,} reaches this power: {reason}"
+
+
+def check_plan(*, effect: float, power: float, sd: float, alpha: float, comparisons: int, test_set_se: float) -> None:
+    """Raise ValueError for values that no plan can have."""
     if not 0 < effect < 1:
         raise ValueError(f"effect is {effect}; expected a difference in accuracy between 0 and 1, such as 0.05")
     if not alpha < power < 1:
@@ -146,7 +183,7 @@ def _check_plan(*, effect: float, power: float, sd: float, alpha: float, compari
         raise ValueError(f"sd is {sd} and test_set_se {test_set_se}; expected accuracies' spread, 0 to 1")
 
 
-def _find_first(holds, *, low: int, high: int) -> int | None:  # type: ignore[no-untyped-def]
+def find_first(holds, *, low: int, high: int) -> int | None:  # type: ignore[no-untyped-def]
     """The least number from low to high for which `holds`, which stays true once it is."""
     if not holds(high):
         return None

@@ -19,7 +19,7 @@ fixed by the test set's design and are not redrawn.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.special import stdtr, stdtrit
@@ -120,6 +120,11 @@ def _correct_for_sizes(sizes: np.ndarray) -> tuple[float, float]:
     return float((weights**2).sum() / np.trace(form)), float(np.trace(form) ** 2 / (form**2).sum())
 
 
+def clip_interval(estimate: Estimate, lowest: float, highest: float) -> Estimate:
+    """The estimate with an interval that ends where the quantity does: a t interval of few seeds reaches further."""
+    return replace(estimate, low=max(lowest, estimate.low), high=min(highest, estimate.high))
+
+
 def estimate_mean(outcomes: np.ndarray, examples: Examples, *, level: float = 1 - ALPHA) -> Estimate:
     """Mean of `outcomes` (seeds x examples: right or wrong, or differences paired by seed and example)."""
     return _combine([_find_components(outcomes, examples)], examples, level=level)
@@ -147,6 +152,19 @@ def estimate_difference(
         return estimate_mean(np.subtract(first, second, dtype=float), examples, level=level)
     parts = [_find_components(first, examples), _find_components(-second.astype(float), examples)]
     return _combine(parts, examples, level=level)
+
+
+def split_variance(outcomes: np.ndarray, examples: Examples) -> tuple[float, float]:
+    """Variance between seeds of one seed's mean, and the squared standard error that more seeds do not reduce.
+
+    `outcomes` as in `estimate_mean`, of 2 seeds or more. Both are unbiased, so the second can come out below 0:
+    pool it over cells before taking its root. Raises ValueError for one seed.
+    """
+    if len(outcomes) < 2:
+        raise ValueError("outcomes of one seed; expected two or more: one seed shows no variance between seeds")
+    part = _find_components(outcomes, examples)
+    squares = np.bincount(examples.stratum, weights=part.cluster_shares**2, minlength=len(examples.df))
+    return part.between_seeds * part.seeds, float((squares * examples.inflation - part.interaction).sum())
 
 
 def _sum_clusters(outcomes: np.ndarray, examples: Examples) -> np.ndarray:
@@ -236,6 +254,12 @@ def p_less(estimate: Estimate, bound: float = 0.0) -> float:
     if not estimate.sees_seeds:
         return float("nan")
     return float(stdtr(min(estimate.df, 1e6), (estimate.value - bound) / estimate.se))
+
+
+def p_different(estimate: Estimate) -> float:
+    """Two-sided p-value against 'the true value is 0'; NaN where seeds are not seen."""
+    p_value = min(p_greater(estimate), p_less(estimate))
+    return p_value if p_value != p_value else min(2 * p_value, 1.0)
 
 
 def p_equivalent(estimate: Estimate, *, smallest_effect: float = SMALLEST_EFFECT) -> float:

@@ -36,6 +36,7 @@ ModelStage = Literal[
 ]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Margin = Annotated[float, Field(gt=0, lt=1)]
 
 
 class StudyError(ValueError):
@@ -205,6 +206,14 @@ class Evaluation(Section):
     label_collapse: Literal["argmax", "summed_probability"] = "argmax"
 
 
+class Analysis(Section):
+    """What counts as small, in accuracy: a difference under `smallest_effect` does not matter (equivalence tests it),
+    a blind-spot accuracy under `near_zero` has gone to zero."""
+
+    smallest_effect: Margin
+    near_zero: Margin
+
+
 class Resources(Section):
     """What one job takes, for the grid's scheduler."""
 
@@ -253,6 +262,7 @@ class Study(Section):
     training_sets: TrainingSets
     augmentation: Augmentation
     evaluation: Evaluation
+    analysis: Analysis
     resources: Resources
     planning: Planning = Planning()
 

@@ -35,8 +35,14 @@ def read_frame(path: Path) -> pd.DataFrame:
 
 
 def show_claims(claims: pd.DataFrame) -> Any:
-    """The claims ledger for a notebook: number, the paper's words, verdict, estimate with interval, reason."""
-    columns = [name for name in claims.columns if name not in ("cells", "quantity")]
-    return claims[columns].style.hide(axis="index").format(precision=3, na_rep="").set_properties(
-        **{"text-align": "left", "white-space": "normal", "vertical-align": "top"}
+    """The claims ledger for a notebook: the paper's words, what decides, verdict, interval and reason."""
+    return show_table(claims.drop(columns="cells"))
+
+
+def show_table(table: pd.DataFrame) -> Any:
+    """A table with texts in full, three decimals and empty cells for what is missing."""
+    return (
+        table.style.hide(axis="index")
+        .format(precision=3, na_rep="")
+        .set_properties(**{"text-align": "left", "white-space": "normal", "vertical-align": "top"})
     )
