@@ -363,6 +363,8 @@ def test_executed_notebooks_ran_clean_to_the_end(executed: Path) -> None:
         assert not errors, f"{path.parent}: {errors}"
         assert notebook.metadata.papermill.exception is None
         assert path.stat().st_size < 1_000_000
+        if path.parent.parent.name != "90_analysis":
+            assert "widgets" not in notebook.metadata, f"{path.parent}: widgets are blank without their kernel"
 
 
 def list_data(notebook: Any) -> list[dict[str, Any]]:

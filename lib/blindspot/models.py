@@ -14,7 +14,7 @@ import json
 import math
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -82,7 +82,8 @@ def load_base(settings: BaseModelSettings, *, sandbox_model: Path | None = None,
     if settings.quantization == "nf4":
         options |= {"quantization_config": nf4_config(dtype), "device_map": {"": choose_device()}}
     try:
-        model = AutoModelForCausalLM.from_pretrained(source, revision=settings.revision, **options)
+        with without_progress_bars() if Path(source).is_dir() else nullcontext():
+            model = AutoModelForCausalLM.from_pretrained(source, revision=settings.revision, **options)
     except OSError as error:
         raise base_not_found(settings, error) from error
     kept_dtype = getattr(torch, arithmetic or settings.compute_dtype)
@@ -95,6 +96,20 @@ def load_base(settings: BaseModelSettings, *, sandbox_model: Path | None = None,
     model = model.eval().requires_grad_(False)
     pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     return Base(model=model, tokenizer=tokenizer, settings=settings, pad_token_id=pad_token_id, packed=packed)
+
+
+@contextmanager
+def without_progress_bars() -> Iterator[None]:
+    """No bars of transformers: where nothing is downloaded, all that stays of one is a blank widget of 9 KB."""
+    from transformers.utils import logging
+
+    was_enabled = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            logging.enable_progress_bar()
 
 
 def load_tokenizer(settings: BaseModelSettings, *, sandbox_model: Path | None = None) -> tuple[str, Any]:

@@ -15,10 +15,10 @@ import numpy as np
 import pyarrow as pa
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
 from blindspot.data import LABELS
 from blindspot.device import send
+from blindspot.last_token import States, read_last_tokens
 from blindspot.models import HEAD, Adapter, Base, load_adapter, merged
 from blindspot.prompts import join_task_prompts
 from blindspot.study import Lora
@@ -84,11 +84,9 @@ def predict_sorted(
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
         ids, _ = pad_rows([token_ids[row][prefix:] for row in rows], base.pad_token_id)
-        cache = expand_prefix(states, len(rows)) if states else None
-        ids = send(ids, base.device)
-        hidden = base.model.model(input_ids=ids, past_key_values=cache, use_cache=cache is not None)[0]
         ends = send(torch.from_numpy(lengths[rows] - 1), base.device)
-        pooled = hidden[torch.arange(len(rows), device=base.device), ends]
+        inputs = base.model.model.embed_tokens(send(ids, base.device))
+        pooled = read_last_tokens(base.model.model, inputs, ends, prefix=states)
         parts.append(pooled.float() @ head.T)
         if on_batch:
             on_batch(min(start + batch_size, len(order)), len(order), {})
@@ -201,15 +199,10 @@ def tabulate_predictions(
     return pa.table(columns)
 
 
-def compute_prefix(base: Base, ids: np.ndarray) -> list[tuple[Tensor, Tensor]]:
+def compute_prefix(base: Base, ids: np.ndarray) -> States:
     """Keys and values [1, heads, prefix, head_dim] of the shared prefix in each layer."""
     cache = base.model.model(input_ids=torch.from_numpy(ids)[None].to(base.device), use_cache=True).past_key_values
     return [(layer.keys, layer.values) for layer in cache.layers]
-
-
-def expand_prefix(states: list[tuple[Tensor, Tensor]], rows: int) -> DynamicCache:
-    """A cache of its own for one batch."""
-    return DynamicCache([(keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1)) for keys, values in states])
 
 
 def pad_rows(token_ids: list[np.ndarray], pad_token_id: int) -> tuple[Tensor, Tensor]:

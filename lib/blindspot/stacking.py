@@ -12,9 +12,9 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache
 
 from blindspot.counter_dropout import CounterDropout
+from blindspot.last_token import States, read_last_tokens
 from blindspot.models import HEAD, PREFIX, SAVED_MODULES, Adapter, Base, list_targets
 from blindspot.study import Lora
 
@@ -106,28 +106,24 @@ class Stack(nn.Module):
         for place, layer in enumerate(self.layers.values()):
             layer.counter = (dropout, place)  # type: ignore[assignment]
 
-    def hidden_states(
-        self, input_ids: Tensor, *, attention_mask: Tensor | None = None, prefix: Tensor | None = None
-    ) -> Tensor:
-        """Last hidden states [K*rows, length, hidden] of token ids [K*rows, length].
+    def hidden_states(self, input_ids: Tensor, *, attention_mask: Tensor | None = None) -> Tensor:
+        """Last hidden states [K*rows, length, hidden] of token ids [K*rows, length]."""
+        inputs = self.embed(input_ids)
+        return self.base.model.model(inputs_embeds=inputs, attention_mask=attention_mask, use_cache=False)[0]
+
+    def last_states(self, input_ids: Tensor, ends: Tensor, *, prefix: Tensor) -> Tensor:
+        """Last hidden states [K*rows, hidden] of each row's token at `ends` [K*rows]; without dropout.
 
         prefix: token ids [tokens] that stand before every row; its states are computed once a run, not once a row.
         """
-        cache = None
-        if prefix is not None and len(prefix):
-            cache = self.prefix_states(prefix, rows=len(input_ids) // self.size)
-        return self.base.model.model(
-            inputs_embeds=self.embed(input_ids),
-            attention_mask=attention_mask,
-            past_key_values=cache,
-            use_cache=cache is not None,
-        )[0]
+        states = self.prefix_states(prefix) if len(prefix) else None
+        return read_last_tokens(self.base.model.model, self.embed(input_ids), ends, prefix=states)
 
-    def prefix_states(self, prefix: Tensor, *, rows: int) -> DynamicCache:
-        """Keys and values of a prefix under each run's adapter, repeated for the rows of the run; gradients flow."""
+    def prefix_states(self, prefix: Tensor) -> States:
+        """Keys and values [K, heads, tokens, head_dim] of a prefix under each run's adapter; gradients flow."""
         inputs = self.embed(prefix.expand(self.size, -1))
         layers = self.base.model.model(inputs_embeds=inputs, use_cache=True).past_key_values.layers
-        return DynamicCache([tuple(x.repeat_interleave(rows, dim=0) for x in (la.keys, la.values)) for la in layers])
+        return [(layer.keys, layer.values) for layer in layers]
 
     def embed(self, input_ids: Tensor) -> Tensor:
         """Input embeddings [K*rows, length, hidden] of token ids [K*rows, length], from the run's own table if any."""

@@ -173,8 +173,8 @@ def train_adapters(
         )
     streams = [DropoutStream(run.seed + 1, lora.lora_dropout) for run in runs]
     # Without dropout all rows of a run have the same states in the prompt's fixed start: compute them once a step.
-    is_shared = task == "classification" and pooling == "last_token" and not lora.lora_dropout
-    prefix = shared_prefix([ids for run in runs for ids in run.token_ids]) if is_shared else 0
+    last_only = task == "classification" and pooling == "last_token" and not lora.lora_dropout
+    prefix = shared_prefix([ids for run in runs for ids in run.token_ids]) if last_only else None
     finished: dict[int, Adapter] = {}
     active, adapters, optimizer = list(range(len(runs))), [run.adapter for run in runs], None
     longest, step, seen = max(map(len, plans)), 0, 0
@@ -234,12 +234,14 @@ def backward(
     *,
     task: Task,
     pooling: Pooling,
-    prefix: int,
+    prefix: int | None,
 ) -> float:
     """Forward and backward pass of one step of every run; returns the mean of the runs' losses and records each.
 
-    prefix: number of tokens that every row of every run starts with and that are computed once a run; 0 for none.
+    prefix: number of tokens that every row of every run starts with and that are computed once a run; None where all
+    tokens' states are needed, or dropout makes rows differ.
     """
+    last_only, prefix = prefix is not None, prefix or 0
     base = stack.base
     rows = max(len(batch) for _, batch in batches)
     lengths = [max(len(run.token_ids[i]) for i in batch) - prefix for run, batch in batches]
@@ -254,14 +256,17 @@ def backward(
     mask = torch.arange(max(lengths)) < ends[..., None]
     needs_mask = task == "classification" and pooling == "as_published"
     with torch.autocast(base.device.type, torch.bfloat16, enabled=base.model.dtype == torch.bfloat16):
-        hidden = stack.hidden_states(
-            input_ids.flatten(0, 1).to(base.device),
-            attention_mask=mask.flatten(0, 1).long().to(base.device) if needs_mask else None,
-            prefix=torch.from_numpy(batches[0][0].token_ids[0][:prefix]).to(base.device),
-        )
-        if task == "classification":
-            losses = classification_losses(stack, hidden, batches, ends, lengths, pooling)
+        rows_ids = input_ids.flatten(0, 1).to(base.device)
+        if last_only:
+            start = torch.from_numpy(batches[0][0].token_ids[0][:prefix]).to(base.device)
+            places = (ends - 1).clamp(min=0).flatten().to(base.device)
+            losses = classification_losses(stack, stack.last_states(rows_ids, places, prefix=start), batches)
+        elif task == "classification":
+            padding = mask.flatten(0, 1).long().to(base.device) if needs_mask else None
+            hidden = stack.hidden_states(rows_ids, attention_mask=padding)
+            losses = classification_losses(stack, pool(hidden, ends, lengths, pooling), batches)
         else:
+            hidden = stack.hidden_states(rows_ids)
             losses = causal_lm_losses(stack, hidden, input_ids.to(base.device), mask.to(base.device))
     if not bool(torch.isfinite(losses).all()):
         bad = [run.name for (run, _), loss in zip(batches, losses.tolist(), strict=True) if not math.isfinite(loss)]
@@ -272,20 +277,17 @@ def backward(
     return float(losses.detach().mean())
 
 
-def classification_losses(
-    stack: Stack,
-    hidden: Tensor,
-    batches: list[tuple[TrainingRun, list[int]]],
-    ends: Tensor,
-    lengths: list[int],
-    pooling: Pooling,
-) -> Tensor:
-    """Cross-entropy [K] of each run, the mean over its own rows (a last batch may be short)."""
+def pool(hidden: Tensor, ends: Tensor, lengths: list[int], pooling: Pooling) -> Tensor:
+    """States [K*rows, hidden] that the head reads: of a row's last token, or the last of its run's padded batch."""
     if pooling == "last_token":
         positions = (ends - 1).clamp(min=0)
     else:
         positions = (torch.tensor(lengths) - 1)[:, None].expand_as(ends)
-    pooled = hidden[torch.arange(len(hidden)), positions.flatten().to(hidden.device)]
+    return hidden[torch.arange(len(hidden)), positions.flatten().to(hidden.device)]
+
+
+def classification_losses(stack: Stack, pooled: Tensor, batches: list[tuple[TrainingRun, list[int]]]) -> Tensor:
+    """Cross-entropy [K] of each run, the mean over its own rows (a last batch may be short)."""
     logits = stack.label_logits(pooled)
     return torch.stack(
         [
