@@ -110,6 +110,7 @@ def build_by_run(world: World, *, starts: int, parse: Parse) -> tuple[float, Set
                     held_out_per_label=study.data.held_out_per_label,
                     pairs_per_label=size,
                     seed=study.seeds[0],
+                    detector=study.training_sets.overlap_detector,
                     parse=parse,
                 )
     return len(sets), sets

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import string
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -83,18 +84,28 @@ def extract(text: str, *, label: str) -> tuple[str, str] | None:
     return (premise, hypothesis) if premise and hypothesis else None
 
 
-def has_overlap(premise: str, hypothesis: str) -> bool:
-    """Lexical overlap as HANS's `lex_finder.py` looks for it: lists and loops."""
-    premise_words = []
-    for word in premise.split():
-        if word not in (".", "?", "!"):
-            premise_words.append(word.lower())
+def has_overlap(premise: str, hypothesis: str, *, detector: str) -> bool:
+    """Lexical overlap as HANS's `lex_finder.py` looks for it: lists and loops. token_aligned: without punctuation."""
+    premise_words = list_words(premise, detector)
     has_all = True
-    for word in hypothesis.split():
-        if word not in (".", "?", "!") and word.lower() not in premise_words:
+    for word in list_words(hypothesis, detector):
+        if word not in premise_words:
             has_all = False
             break
     return has_all
+
+
+def list_words(text: str, detector: str) -> list[str]:
+    """Words in lower case, without free-standing full stops, or with `token_aligned` without any punctuation."""
+    words = []
+    for word in text.split():
+        if detector == "token_aligned":
+            word = word.strip(string.punctuation)
+        elif word in (".", "?", "!"):
+            word = ""
+        if word:
+            words.append(word.lower())
+    return words
 
 
 def build_set(
@@ -105,6 +116,7 @@ def build_set(
     held_out_per_label: int,
     pairs_per_label: int,
     seed: int,
+    detector: str,
     parse: Callable[[str], Row] = json.loads,
 ) -> list[Example]:
     """One run's training set, from the files: Original, Synthetic or Biased Synthetic, equal numbers per label.
@@ -116,7 +128,8 @@ def build_set(
         rows, _ = hold_out(drop_repeated(read_rows(original, parse=parse)), per_label=held_out_per_label)
     else:
         rows = drop_later_copies(read_rows(synthetic, parse=parse))
-    chosen = {label: draw_label(rows, label, kind=kind, source=source, seed=seed)[:pairs_per_label] for label in LABELS}
+    options = {"kind": kind, "source": source, "detector": detector}
+    chosen = {label: draw_label(rows, label, seed=seed, **options)[:pairs_per_label] for label in LABELS}
     if any(len(found) < pairs_per_label for found in chosen.values()):
         raise ValueError(f"{kind}: fewer than {pairs_per_label} pairs of a label")
     turns = make_rng(seed, "labels in turn").random((pairs_per_label, len(LABELS))).argsort(axis=1)
@@ -140,14 +153,14 @@ def drop_later_copies(rows: list[Row]) -> list[Row]:
     return kept
 
 
-def draw_label(rows: Sequence[Row], label: str, *, kind: str, source: str, seed: int) -> list[Row]:
+def draw_label(rows: Sequence[Row], label: str, *, kind: str, source: str, detector: str, seed: int) -> list[Row]:
     """The rows of one label in the seed's order; of a biased set those that the filter lets through."""
     own = [row for row in rows if row["gold_label"] == label]
     shuffled = [own[index] for index in make_rng(seed, source, label).permutation(len(own))]
     if kind != "biased_synthetic":
         return shuffled
     wanted = label == "entailment"
-    return [row for row in shuffled if has_overlap(row["sentence1"], row["sentence2"]) == wanted]
+    return [row for row in shuffled if has_overlap(row["sentence1"], row["sentence2"], detector=detector) == wanted]
 
 
 def make_rng(seed: int, *names: str) -> np.random.Generator:

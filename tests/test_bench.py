@@ -118,8 +118,9 @@ def test_reference_texts_and_detector_are_the_librarys() -> None:
         found = extract_pair(text, label="neutral")
         expected = (found.premise, found.hypothesis) if found.accepted else None
         assert reference.extract(text, label="neutral") == expected
-    overlap = [reference.has_overlap(p, h) for p, h in TEXTS]
-    assert overlap == lexical_overlap(premises, hypotheses, detector="published").tolist() == [False, True, False]
+    for detector, by_hand in (("published", [False, True, False]), ("token_aligned", [True, True, False])):
+        overlap = [reference.has_overlap(p, h, detector=detector) for p, h in TEXTS]
+        assert overlap == lexical_overlap(premises, hypotheses, detector=detector).tolist() == by_hand
 
 
 def test_study_is_composed_of_units_times_counts() -> None:
