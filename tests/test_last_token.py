@@ -49,8 +49,8 @@ def test_states_and_gradients_are_the_models(kind: str, groups: int) -> None:
             whole = torch.cat([repeated, rows], dim=1) if groups else rows
             last = decoder(inputs_embeds=whole)[0][torch.arange(6), ends + (5 if groups else 0)]
         (last * torch.linspace(-1, 1, last.numel()).view_as(last)).sum().backward()
-        assert rows.grad is not None
-        results += [last.detach(), rows.grad] + ([before.grad] if groups else [])
+        assert rows.grad is not None and (before.grad is not None) == bool(groups)
+        results += [last.detach(), rows.grad] + ([before.grad] if before.grad is not None else [])
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
     assert float(found[1][1, 1:].abs().max()) == 0, "what comes after a row's last token changes nothing"
