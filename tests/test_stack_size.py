@@ -108,7 +108,7 @@ def count_kept_bytes(base: Base, lora: Lora, *, runs: int) -> int:
         streams = [DropoutStream(run.seed, lora.lora_dropout) for run in started] if lora.lora_dropout else []
         batches = [(run, [0, 0, 0, 0]) for run in started]
         with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-            backward(stack, batches, streams, task="classification", pooling="last_token", prefix=0)
+            backward(stack, batches, streams, task="classification", pooling="last_token", prefix=None)
         for parameter in [*base.model.parameters(), *base.model.buffers(), *stack.parameters_to_train()]:
             kept.pop(parameter.untyped_storage().data_ptr(), None)
     return sum(kept.values())

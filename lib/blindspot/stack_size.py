@@ -59,7 +59,8 @@ def estimate_run_bytes(base: Base, run: TrainingRun, *, settings: Training, lora
     """Bytes that a classification run adds to a stack, at its longest batch: parameters x 20 + activations.
 
     Parameters are the adapter's and the head's: fp32 weights, gradients, AdamW's two moments, and a copy while they
-    are read or gathered. See `estimate_activation_bytes` for the rest. Attention keeps no matrix of scores.
+    are read or gathered. See `estimate_activation_bytes` for the rest. Attention keeps no matrix of scores. Where the
+    last layer works for the last token alone (last_token.py), less is kept.
     """
     longest = max(map(len, run.token_ids))
     length = round_up(longest, BUCKET) if is_gpu(base.device) else longest
