@@ -212,9 +212,13 @@ def test_only_model_stages_ask_for_the_device() -> None:
         assert (job.gpus, job.threads, job.memory_mb) == ((1, 8, 32000) if is_model else (0, 1, 4000)), job.name
 
 
-def test_paths_are_relative_to_the_project() -> None:
+def test_paths_are_relative_to_where_snakemake_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a results folder of its own, also one inside the project, Snakemake works in that folder."""
+    monkeypatch.delenv("BLINDSPOT_EXECUTED", raising=False)
     assert relative_path(ROOT / "executed" / "test" / "x") == os.path.join("executed", "test", "x")
     assert relative_path(Path("/elsewhere/x")) == "/elsewhere/x"
+    monkeypatch.setenv("BLINDSPOT_EXECUTED", str(ROOT / "results"))
+    assert relative_path(ROOT / "results" / "test" / "x") == str(ROOT / "results" / "test" / "x")
 
 
 def test_rule_names() -> None:

@@ -185,8 +185,12 @@ def make_job(study: Study, stage: str, outputs: list[str], needs: list[Job], coo
 
 
 def relative_path(path: Path) -> str:
-    """A path as Snakemake keeps it: relative to the project where it lies in it."""
-    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
+    """A path as Snakemake keeps it: relative to the project where it works there and the path lies in it.
+
+    Where BLINDSPOT_EXECUTED names another results folder Snakemake works in that, so paths are absolute.
+    """
+    is_here = "BLINDSPOT_EXECUTED" not in os.environ and path.is_relative_to(ROOT)
+    return str(path.relative_to(ROOT)) if is_here else str(path)
 
 
 def pick_value(values: dict[str, Any], key: str) -> Any:
