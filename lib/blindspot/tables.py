@@ -35,8 +35,12 @@ def read_frame(path: Path) -> pd.DataFrame:
 
 
 def show_claims(claims: pd.DataFrame) -> Any:
-    """The claims ledger for a notebook: the paper's words, what decides, verdict, interval and reason."""
-    return show_table(claims.drop(columns="cells"))
+    """The claims ledger for a notebook: the paper's words, what decides, verdict, interval and reason.
+
+    Counts of parts and the cells stay in claims.csv: with them the texts are squeezed and the reason is out of sight.
+    """
+    counts = ["parts", "needed", "supported_parts", "contradicted_parts"]
+    return show_table(claims.drop(columns=[*counts, "cells"]))
 
 
 def show_table(table: pd.DataFrame) -> Any:
