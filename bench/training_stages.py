@@ -21,8 +21,9 @@ from blindspot.stacking import stacked
 from blindspot.study import Training
 from blindspot.training import (
     TrainingRun,
-    backward,
+    choose_prefix,
     code_labels,
+    compute_losses,
     derive_seed,
     tokenize,
     train_adapters,
@@ -93,23 +94,31 @@ def augment_one_by_one(world: World, sets: dict[str, Examples], validation: Exam
     return len(sets)
 
 
-def make_run(world: World, name: str, examples: Examples, adapter: Adapter) -> TrainingRun:
-    """One run of a stack."""
-    prompts = build_task_prompts((p for p, _, _ in examples), (h for _, h, _ in examples))
+def tokenize_examples(world: World, examples: Examples) -> list[np.ndarray]:
+    """Token ids of T's prompt of each."""
+    return tokenize(world.base, build_task_prompts((p for p, _, _ in examples), (h for _, h, _ in examples)))
+
+
+def make_run(
+    world: World, name: str, examples: Examples, adapter: Adapter, *, tokens: dict[Any, np.ndarray] | None = None
+) -> TrainingRun:
+    """One run of a stack. tokens: of each example, where they are known."""
     return TrainingRun(
         name=name,
         adapter=adapter,
-        token_ids=tokenize(world.base, prompts),
+        token_ids=[tokens[example] for example in examples] if tokens else tokenize_examples(world, examples),
         labels=code_labels([label for _, _, label in examples]),
         seed=derive_seed(1, name),
     )
 
 
 def augment_stacked(world: World, sets: dict[str, Examples]) -> int:
-    """Ours: as 70_augment_task_model, from texts to saved folders."""
+    """Ours: as 15_tokenize_pairs, which sees a pair once, and 70_augment_task_model, from texts to saved folders."""
     study = world.study
     start = load_adapter(world.start)
-    runs = [make_run(world, name, examples, start) for name, examples in sets.items()]
+    every = list(dict.fromkeys(example for examples in sets.values() for example in examples))
+    tokens = dict(zip(every, tokenize_examples(world, every), strict=True))
+    runs = [make_run(world, name, examples, start, tokens=tokens) for name, examples in sets.items()]
     options: dict[str, Any] = {"settings": study.augmentation.training, "lora": study.lora, "task": "classification"}
     adapters = train_in_stacks(
         world.base, runs, max_stacked=choose_stack_size(world.base, runs, study).stacked, **options
@@ -131,7 +140,9 @@ def check_gradients(world: World, sets: dict[str, Examples]) -> Figures:
     ]
     batches = [(run, list(range(len(run.token_ids)))) for run in runs]
     with stacked(world.base, [run.adapter for run in runs], lora) as stack:
-        backward(stack, batches, [], task="classification", pooling=study.task_model.pooling, prefix=0)
+        options: dict[str, Any] = {"task": "classification", "pooling": study.task_model.pooling}
+        prefix = choose_prefix(world.base, runs, lora=lora, **options)
+        compute_losses(stack, batches, [], prefix=prefix, **options).sum().backward()
         found = [read_gradients(stack, number) for number in range(len(runs))]
     gaps = []
     for run, ours in zip(runs, found, strict=True):

@@ -10,6 +10,7 @@ from conftest import PAIRS
 from safetensors.torch import load_file, save_file
 from tiny import load_tiny, make_vivid_adapter
 
+from blindspot import prediction
 from blindspot.data import LABELS, SPLITS
 from blindspot.evaluation import PREDICTION_COLUMNS
 from blindspot.models import HEAD, Adapter, Base, load_adapter, merged, new_adapter, save_adapter
@@ -82,6 +83,14 @@ def test_rows_are_padded_on_the_right() -> None:
     assert mask.tolist() == [[1, 1, 1], [1, 0, 0]]
 
 
+@pytest.fixture(params=["unpadded", "padded"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows without padding, as for Llama in float32 on a CPU, and through transformers' layers, as for all else."""
+    if request.param == "padded":
+        monkeypatch.setattr(prediction, "suits", lambda model: False)
+
+
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("batch_size", [1, 4, 64])
 def test_file_order_is_kept(base: Base, adapter: Adapter, token_ids: list[np.ndarray], batch_size: int) -> None:
     expected = predict_alone(base, adapter, token_ids)
@@ -93,6 +102,7 @@ def test_file_order_is_kept(base: Base, adapter: Adapter, token_ids: list[np.nda
     np.testing.assert_allclose(backwards[::-1], expected, atol=1e-5)
 
 
+@pytest.mark.usefixtures("way")
 def test_rows_without_a_shared_prefix(base: Base, adapter: Adapter, token_ids: list[np.ndarray]) -> None:
     rows = [ids[start:] for start, ids in enumerate(token_ids)]
     assert shared_prefix(rows) == 0

@@ -4,6 +4,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tiny import TRAINING, load_tiny, make_task_run
@@ -11,10 +12,16 @@ from tiny import TRAINING, load_tiny, make_task_run
 from blindspot import memory, stack_size
 from blindspot.memory import MB, free_for_job, free_memory, held_memory
 from blindspot.models import Base
-from blindspot.stack_size import balance, choose_stack_size, estimate_activation_bytes, estimate_run_bytes
+from blindspot.stack_size import (
+    balance,
+    choose_stack_size,
+    estimate_activation_bytes,
+    estimate_run_bytes,
+    estimate_unpadded_bytes,
+)
 from blindspot.stacking import DropoutStream, stacked
 from blindspot.study import Lora, Resources, Study, load_study
-from blindspot.training import backward
+from blindspot.training import compute_losses
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 EVERY: Any = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -94,21 +101,25 @@ def test_the_longest_batch_counts(base: Base, monkeypatch: pytest.MonkeyPatch) -
     assert estimate(settings=TRAINING) == 20 * parameters + 4 * (-(-longest // 16) * 16) * a_token
 
 
-def count_kept_bytes(base: Base, lora: Lora, *, runs: int) -> int:
-    """Bytes that a forward pass of a batch of 4 of each run keeps for its backward pass, parameters aside."""
+def count_kept_bytes(base: Base, lora: Lora, *, runs: int, prefix: int | None = None, times: int = 1) -> int:
+    """Bytes that a forward pass of a batch of 4 of each run keeps for its backward pass, parameters aside.
+
+    prefix: None for padded rows. times: rows are so many times as long.
+    """
     started = [make_run(base, seed=1, lora=lora) for _ in range(runs)]
+    for run in started:
+        run.token_ids = [np.tile(ids, times) for ids in run.token_ids]
     kept: dict[int, int] = {}
 
     def note(tensor: torch.Tensor) -> torch.Tensor:
         kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
 
-    with stacked(base, [run.adapter for run in started], lora) as stack, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch.Tensor, "backward", lambda loss: None)
+    with stacked(base, [run.adapter for run in started], lora) as stack:
         streams = [DropoutStream(run.seed, lora.lora_dropout) for run in started] if lora.lora_dropout else []
         batches = [(run, [0, 0, 0, 0]) for run in started]
         with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-            backward(stack, batches, streams, task="classification", pooling="last_token", prefix=None)
+            compute_losses(stack, batches, streams, task="classification", pooling="last_token", prefix=prefix)
         for parameter in [*base.model.parameters(), *base.model.buffers(), *stack.parameters_to_train()]:
             kept.pop(parameter.untyped_storage().data_ptr(), None)
     return sum(kept.values())
@@ -123,3 +134,24 @@ def test_the_formula_covers_what_autograd_keeps(base: Base, dropout: float, targ
     estimate = tokens * estimate_activation_bytes(base, lora)
     for runs in (1, 3):
         assert 1.0 < estimate * runs / count_kept_bytes(base, lora, runs=runs) < 2.0
+
+
+@pytest.mark.parametrize("times", [1, 24])
+def test_the_formula_covers_rows_without_padding(base: Base, times: int) -> None:
+    """Also long ones, whose attention's weights outgrow all else."""
+    lora = LORA.model_copy(update={"lora_dropout": 0.0})
+    length = times * len(make_run(base, seed=1).token_ids[0])
+    a_token = estimate_activation_bytes(base, lora)
+    merged = estimate_unpadded_bytes(base, 0, 0)  # kept beside what autograd is given to keep, which is counted here
+    estimate = 4 * length * a_token + estimate_unpadded_bytes(base, 4 * length, length) - merged
+    without, shared = (count_kept_bytes(base, lora, runs=3, prefix=prefix, times=times) for prefix in (0, 20))
+    assert 1.0 < 3 * estimate / without < 4.0 and shared < without
+    assert (3 * 4 * length * a_token < without) == (times > 1), "what the padded way keeps is not enough for long rows"
+
+
+def test_merged_weights_count(base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
+    layers: Any = base.model.model.layers
+    weights = sum(4 * part.numel() for name, part in layers.named_parameters() if "proj" in name)
+    assert estimate_unpadded_bytes(base, 0, 0) == weights > 0
+    monkeypatch.setattr(stack_size, "KEPT_BYTES", 0)
+    assert estimate_unpadded_bytes(base, 0, 0) == 0

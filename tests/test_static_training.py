@@ -14,13 +14,14 @@ from conftest import PAIRS
 from tiny import TRAINING, largest_difference, load_tiny, make_task_run
 
 from blindspot import static_training, training
+from blindspot.adamw import BETAS, EPSILON, FlatAdamW
 from blindspot.counter_dropout import CounterDropout, as_signed, draw_words
 from blindspot.device import Captured, round_up
 from blindspot.models import Base, new_adapter
 from blindspot.prompts import generator_text
-from blindspot.static_training import FlatAdamW, train_static
+from blindspot.static_training import train_static
 from blindspot.study import Lora
-from blindspot.training import StackedAdamW, TrainingRun, order_batches, tokenize, train_adapters
+from blindspot.training import TrainingRun, order_batches, tokenize, train_adapters
 
 LORA = Lora(r=4, lora_alpha=8.0, lora_dropout=0.0, target_modules=["q_proj", "v_proj", "down_proj"])
 make_run = partial(make_task_run, lora=LORA)
@@ -107,29 +108,37 @@ def test_gpu_is_sent_to_the_static_loop(base: Base, monkeypatch: pytest.MonkeyPa
     assert calls == [1]
 
 
-def test_flat_adamw_equals_the_stacked_one() -> None:
+def test_flat_adamw_is_torchs_for_each_run() -> None:
+    """Each run clipped by its own norm, at its own rate; one leaves before the end, the others keep their moments."""
     generator = torch.Generator().manual_seed(1)
     start = [torch.randn((3, *shape), generator=generator) for shape in ((4, 2), (5,))]
-    ours, theirs = ([torch.nn.Parameter(value.clone()) for value in start] for _ in range(2))
-    flat, stacked = FlatAdamW(ours, TRAINING), StackedAdamW(theirs, TRAINING)
+    ours = [torch.nn.Parameter(value.clone()) for value in start]
+    theirs = {run: [torch.nn.Parameter(value[run].clone()) for value in start] for run in range(3)}
+    decay = TRAINING.weight_decay
+    optimizers = {run: torch.optim.AdamW(theirs[run], betas=BETAS, eps=EPSILON, weight_decay=decay) for run in theirs}
+    flat, active, norms = FlatAdamW(ours, TRAINING), [0, 1, 2], []
     for step in range(1, 8):
-        if step == 4:  # run 1 has come to its end
-            ours, theirs = ([torch.nn.Parameter(p.detach()[[0, 2]].clone()) for p in side] for side in (ours, theirs))
+        if step == 4:
             moments = flat.read_moments()
-            flat = FlatAdamW(ours, TRAINING, [moments[0], moments[2]])
-            stacked.keep(theirs, [0, 2])
-        rates = [1e-2, 2e-2, 3e-3] if step < 4 else [1e-2, 3e-3]
-        flat.gradients.zero_()
-        for one, other in zip(ours, theirs, strict=True):
-            target = torch.randn(one.shape, generator=generator)
-            (one * target).pow(2).sum().backward()
-            (other * target).pow(2).sum().backward()
-        flat.step(rates)
-        stacked.clip()
-        stacked.step(torch.tensor(rates), step)
-        for one, other in zip(ours, theirs, strict=True):
-            torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-6)
-    assert float((theirs[0].detach()[0] - start[0][0]).abs().max()) > 1e-2
+            ours = [torch.nn.Parameter(parameter.detach()[[0, 2]].clone()) for parameter in ours]
+            flat, active = FlatAdamW(ours, TRAINING, [moments[0], moments[2]]), [0, 2]
+        rates = {0: 1e-2, 1: 2e-2, 2: 3e-3}
+        targets = [0.2 * torch.randn(parameter.shape, generator=generator) for parameter in ours]
+        flat.backward(
+            torch.stack([(one * target).pow(2).sum() for one, target in zip(ours, targets, strict=True)]).sum()
+        )
+        flat.step([rates[run] for run in active])
+        for place, run in enumerate(active):
+            optimizers[run].zero_grad()
+            parts = zip(theirs[run], targets, strict=True)
+            torch.stack([(one * target[place]).pow(2).sum() for one, target in parts]).sum().backward()
+            norms.append(float(torch.nn.utils.clip_grad_norm_(theirs[run], TRAINING.max_grad_norm)))
+            optimizers[run].param_groups[0]["lr"] = rates[run]
+            optimizers[run].step()
+            for one, other in zip(ours, theirs[run], strict=True):
+                torch.testing.assert_close(one[place], other, atol=1e-6, rtol=1e-6)
+    assert min(norms) < TRAINING.max_grad_norm < max(norms)
+    assert float((ours[0].detach()[0] - start[0][0]).abs().max()) > 1e-2
 
 
 def test_words_are_splitmix64s() -> None:

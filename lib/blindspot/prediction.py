@@ -15,15 +15,18 @@ import numpy as np
 import pyarrow as pa
 import torch
 from torch import Tensor
+from transformers import DynamicCache
 
 from blindspot.data import LABELS
 from blindspot.device import send
-from blindspot.last_token import States, read_last_tokens
 from blindspot.models import HEAD, Adapter, Base, load_adapter, merged
 from blindspot.prompts import join_task_prompts
 from blindspot.study import Lora
 from blindspot.tokens import list_token_ids
 from blindspot.training import shared_prefix, tokenize
+from blindspot.unpadded import Layout, run_decoder, suits
+
+States = list[tuple[Tensor, Tensor]]  # keys and values [1, heads, tokens, head_dim] of each layer
 
 
 def tokenize_pairs(base: Base, pairs: pa.Table) -> list[np.ndarray]:
@@ -77,16 +80,13 @@ def predict_sorted(
 ) -> np.ndarray:
     """Logits of each row at its own last token: sorted by length, behind the states of the shared prefix."""
     prefix = shared_prefix(token_ids)
-    states = compute_prefix(base, token_ids[0][:prefix]) if prefix else None
-    lengths = np.array([len(ids) - prefix for ids in token_ids])
-    order = np.argsort(-lengths, kind="stable")
+    is_unpadded = suits(base.model)
+    states = compute_prefix(base, token_ids[0][:prefix]) if prefix and not is_unpadded else []
+    order = np.argsort([-len(ids) for ids in token_ids], kind="stable")
     parts: list[Tensor] = []  # they stay on the device until the end: a copy a batch would make the host wait
     for start in range(0, len(order), batch_size):
-        rows = order[start : start + batch_size]
-        ids, _ = pad_rows([token_ids[row][prefix:] for row in rows], base.pad_token_id)
-        ends = send(torch.from_numpy(lengths[rows] - 1), base.device)
-        inputs = base.model.model.embed_tokens(send(ids, base.device))
-        pooled = read_last_tokens(base.model.model, inputs, ends, prefix=states)
+        rows = [token_ids[row] for row in order[start : start + batch_size]]
+        pooled = read_unpadded(base, rows, prefix) if is_unpadded else read_padded(base, rows, prefix, states)
         parts.append(pooled.float() @ head.T)
         if on_batch:
             on_batch(min(start + batch_size, len(order)), len(order), {})
@@ -94,6 +94,22 @@ def predict_sorted(
     if parts:
         logits[order] = torch.cat(parts).cpu().numpy()
     return logits
+
+
+def read_unpadded(base: Base, rows: list[np.ndarray], prefix: int) -> Tensor:
+    """Final hidden states [rows, hidden] of each row's last token; `prefix` tokens are the same in all rows."""
+    decoder = base.model.model
+    layout = Layout(decoder, [rows], prefix=prefix)
+    return run_decoder(decoder, decoder.embed_tokens(layout.ids), layout, is_last=True)
+
+
+def read_padded(base: Base, rows: list[np.ndarray], prefix: int, states: States) -> Tensor:
+    """As `read_unpadded`, through transformers' own layers, behind the keys and values of the prefix."""
+    ids, mask = pad_rows([row[prefix:] for row in rows], base.pad_token_id)
+    repeated = [(keys.expand(len(rows), -1, -1, -1), values.expand(len(rows), -1, -1, -1)) for keys, values in states]
+    cache = DynamicCache(repeated) if repeated else None
+    hidden = base.model.model(input_ids=send(ids, base.device), past_key_values=cache, use_cache=bool(repeated))[0]
+    return hidden[torch.arange(len(rows), device=base.device), send(mask.sum(1) - 1, base.device)]
 
 
 @torch.inference_mode()

@@ -29,8 +29,8 @@ def nf4_config(dtype: torch.dtype) -> Any:
 class PackedLinear(nn.Linear):
     """A frozen linear layer whose `weight` stays packed: uint8, two 4-bit values each.
 
-    A pass dequantises it to `dtype`, then to the dtype of its input, and keeps nothing: at any time at most one
-    layer's plain weights are in memory. Gradients reach the input.
+    A pass dequantises it to `dtype`, then to the dtype of its input, and keeps nothing: at any time the plain
+    weights of few layers are in memory. Gradients reach the input.
     """
 
     def __init__(self, layer: Any, dtype: torch.dtype) -> None:

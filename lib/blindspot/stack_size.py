@@ -8,12 +8,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from torch import nn
+
 from blindspot.device import is_gpu, round_up
 from blindspot.memory import free_for_job, show_mb
+from blindspot.merged_lora import KEPT_BYTES
 from blindspot.models import Base, list_targets
 from blindspot.static_training import BUCKET
 from blindspot.study import Lora, Study, Training
 from blindspot.training import TrainingRun
+from blindspot.unpadded import suits
 
 MOST_STACKED = 0.8  # of the free memory; the rest is for the allocator's gaps and what the estimate leaves out
 FP32 = 4  # bytes
@@ -59,14 +63,28 @@ def estimate_run_bytes(base: Base, run: TrainingRun, *, settings: Training, lora
     """Bytes that a classification run adds to a stack, at its longest batch: parameters x 20 + activations.
 
     Parameters are the adapter's and the head's: fp32 weights, gradients, AdamW's two moments, and a copy while they
-    are read or gathered. See `estimate_activation_bytes` for the rest. Attention keeps no matrix of scores. Where the
-    last layer works for the last token alone (last_token.py), less is kept.
+    are read or gathered. See `estimate_activation_bytes` for the rest. Where rows go without padding, less of that is
+    kept, but attention's weights are, and merged weights that are small: see `estimate_unpadded_bytes`.
     """
     longest = max(map(len, run.token_ids))
     length = round_up(longest, BUCKET) if is_gpu(base.device) else longest
     tokens = length * min(settings.per_device_train_batch_size, len(run.token_ids))
     parameters = sum(tensor.numel() for tensor in run.adapter.values())
-    return 5 * FP32 * parameters + tokens * estimate_activation_bytes(base, lora)
+    kept = 0 if lora.lora_dropout or not suits(base.model) else estimate_unpadded_bytes(base, tokens, length)
+    return 5 * FP32 * parameters + tokens * estimate_activation_bytes(base, lora) + kept
+
+
+def estimate_unpadded_bytes(base: Base, tokens: int, length: int) -> int:
+    """Bytes that unpadded.py keeps of a run beside that: attention's weights, and merged weights.
+
+    The first are one for each head and two tokens of a row. The second are those of the linear layers, where one's are
+    no more than KEPT_BYTES.
+    """
+    config = base.model.config
+    linears = [module for module in base.model.model.layers.modules() if isinstance(module, nn.Linear)]
+    sizes = [FP32 * linear.in_features * linear.out_features for linear in linears]
+    attention = FP32 * config.num_attention_heads * length * tokens * config.num_hidden_layers
+    return attention + sum(size for size in sizes if size <= KEPT_BYTES)
 
 
 def estimate_activation_bytes(base: Base, lora: Lora) -> int:

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from blindspot.counter_dropout import CounterDropout
-from blindspot.last_token import States, read_last_tokens
 from blindspot.models import HEAD, PREFIX, SAVED_MODULES, Adapter, Base, list_targets
 from blindspot.study import Lora
+from blindspot.unpadded import Layout, run_decoder
 
 
 class DropoutStream:
@@ -108,31 +108,22 @@ class Stack(nn.Module):
 
     def hidden_states(self, input_ids: Tensor, *, attention_mask: Tensor | None = None) -> Tensor:
         """Last hidden states [K*rows, length, hidden] of token ids [K*rows, length]."""
-        inputs = self.embed(input_ids)
+        runs = torch.arange(self.size, device=input_ids.device).repeat_interleave(len(input_ids) // self.size)
+        inputs = self.embed(input_ids, runs[:, None])
         return self.base.model.model(inputs_embeds=inputs, attention_mask=attention_mask, use_cache=False)[0]
 
-    def last_states(self, input_ids: Tensor, ends: Tensor, *, prefix: Tensor) -> Tensor:
-        """Last hidden states [K*rows, hidden] of each row's token at `ends` [K*rows]; without dropout.
+    def unpadded_states(self, layout: Layout, *, is_last: bool) -> Tensor:
+        """Last hidden states [tokens, hidden] of a layout; with is_last, of its rows' last tokens [rows, hidden]."""
+        runs = torch.arange(self.size).repeat_interleave(torch.tensor(layout.every.sizes))
+        return run_decoder(self.base.model.model, self.embed(layout.ids, runs), layout, is_last=is_last)
 
-        prefix: token ids [tokens] that stand before every row; its states are computed once a run, not once a row.
-        """
-        states = self.prefix_states(prefix) if len(prefix) else None
-        return read_last_tokens(self.base.model.model, self.embed(input_ids), ends, prefix=states)
-
-    def prefix_states(self, prefix: Tensor) -> States:
-        """Keys and values [K, heads, tokens, head_dim] of a prefix under each run's adapter; gradients flow."""
-        inputs = self.embed(prefix.expand(self.size, -1))
-        layers = self.base.model.model(inputs_embeds=inputs, use_cache=True).past_key_values.layers
-        return [(layer.keys, layer.values) for layer in layers]
-
-    def embed(self, input_ids: Tensor) -> Tensor:
-        """Input embeddings [K*rows, length, hidden] of token ids [K*rows, length], from the run's own table if any."""
+    def embed(self, input_ids: Tensor, runs: Tensor) -> Tensor:
+        """Input embeddings [..., hidden] of token ids [...] of these runs, from the run's own table if it has one."""
         if "embed_tokens" not in self.saved:
             inputs = self.base.model.model.embed_tokens(input_ids)
         else:
             table = self.saved["embed_tokens"]
-            runs = torch.arange(self.size, device=input_ids.device).repeat_interleave(len(input_ids) // self.size)
-            inputs = nn.functional.embedding(input_ids + runs[:, None] * table.shape[1], table.flatten(0, 1))
+            inputs = nn.functional.embedding(input_ids + runs * table.shape[1], table.flatten(0, 1))
         return inputs.to(self.base.model.dtype)
 
     def label_logits(self, pooled: Tensor) -> Tensor:
@@ -147,6 +138,11 @@ class Stack(nn.Module):
         flat = hidden.view(self.size, -1, hidden.shape[-1])
         logits = torch.bmm(flat.to(self.saved["lm_head"].dtype), self.saved["lm_head"].transpose(1, 2))
         return logits.view(self.size, -1, hidden.shape[1], logits.shape[-1])
+
+    def lm_heads(self) -> Sequence[Tensor]:
+        """Each run's output embeddings [vocabulary, hidden]: its own, or the base's."""
+        own = self.saved["lm_head"].unbind() if "lm_head" in self.saved else None
+        return own or [self.base.model.lm_head.weight] * self.size
 
     def read(self) -> list[Adapter]:
         """The K adapters as they stand, fp32 on the CPU, under PEFT's names."""

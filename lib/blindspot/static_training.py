@@ -8,71 +8,24 @@ counter_dropout. It runs on the CPU as well, eagerly: the tests hold it against 
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from blindspot.adamw import FlatAdamW
 from blindspot.counter_dropout import CounterDropout
 from blindspot.device import Captured, fill, round_up, share_pool
 from blindspot.models import Adapter, Base
 from blindspot.stacking import Stack, stacked
 from blindspot.study import Lora, Training
-from blindspot.training import BETAS, EPSILON, Pooling, Task, TrainingRun, learning_rate_at
+from blindspot.training import Batches, Pooling, Task, TrainingRun, learning_rate_at
 
 BUCKET = 16  # tokens
 LOOK_EVERY = 16  # steps
 IGNORED = -100
-Batches = list[tuple[TrainingRun, list[int]]]
-
-
-class FlatAdamW:
-    """AdamW with a rate and a clipped norm for each run: K rows of one tensor, one fused sweep over each.
-
-    The stacked parameters [K, ...] and their gradients become views of `values` and `gradients` [K, all of a run].
-    """
-
-    def __init__(self, parameters: list[nn.Parameter], settings: Training, moments: Sequence[Any] = ()) -> None:
-        """moments: torch's state of each run, as `read_moments` gave it; nothing or empty for a new one."""
-        self.settings = settings
-        runs = parameters[0].shape[0]
-        sizes = [parameter[0].numel() for parameter in parameters]
-        self.values = torch.empty((runs, sum(sizes)), device=parameters[0].device)
-        self.gradients = torch.zeros_like(self.values)
-        for parameter, start, size in zip(parameters, _starts(sizes), sizes, strict=True):
-            place = self.values[:, start : start + size].view(parameter.shape)
-            parameter.data = place.copy_(parameter.data)
-            parameter.grad = self.gradients[:, start : start + size].view(parameter.shape)
-        self.rows = [nn.Parameter(row) for row in self.values]
-        for row, gradient in zip(self.rows, self.gradients, strict=True):
-            row.grad = gradient
-        groups = [{"params": [row], "lr": 0.0} for row in self.rows]
-        decay = settings.weight_decay
-        self.optimizer = torch.optim.AdamW(groups, betas=BETAS, eps=EPSILON, weight_decay=decay, fused=True)
-        for row, state in zip(self.rows, moments, strict=False):
-            if state:
-                self.optimizer.state[row] = state
-
-    def read_moments(self) -> list[Any]:
-        """torch's state of each run: its step and its two moments."""
-        return [self.optimizer.state[row] for row in self.rows]
-
-    @torch.no_grad()
-    def step(self, rates: list[float]) -> None:
-        """Clip each run's gradients to max_grad_norm and update each at its own rate."""
-        norms = torch.linalg.vector_norm(self.gradients, dim=1, keepdim=True)
-        self.gradients.mul_((self.settings.max_grad_norm / (norms + 1e-6)).clamp(max=1.0))
-        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate
-        self.optimizer.step()
-
-
-def _starts(sizes: list[int]) -> list[int]:
-    """Where each part begins."""
-    return [sum(sizes[:place]) for place in range(len(sizes))]
 
 
 class BucketStep:
@@ -112,13 +65,10 @@ class BucketStep:
     def backward(self) -> Tensor:
         """Losses [K]; gradients anew."""
         base = self.stack.base
-        self.optimizer.gradients.zero_()
         with torch.autocast(base.device.type, torch.bfloat16, enabled=base.model.dtype == torch.bfloat16):
             hidden = self.stack.hidden_states(self.input_ids.flatten(0, 1), attention_mask=self.make_mask())
             losses = self.classify(hidden) if self.task == "classification" else self.predict_tokens(hidden)
-        with warnings.catch_warnings():  # the gradients lie as the parameters do: in rows of one tensor
-            warnings.filterwarnings("ignore", "grad and param do not obey the gradient layout contract")
-            losses.sum().backward()
+        self.optimizer.backward(losses.sum())
         return losses.detach()
 
     def make_mask(self) -> Tensor:

@@ -19,16 +19,17 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from blindspot.adamw import FlatAdamW
 from blindspot.data import LABELS
 from blindspot.device import is_gpu
 from blindspot.models import Adapter, Base
 from blindspot.stacking import DropoutStream, Stack, stacked
 from blindspot.study import Lora, Training
 from blindspot.tokens import tokenize_texts
+from blindspot.unpadded import Layout, suits
 
 Task = Literal["classification", "causal_lm"]
 Pooling = Literal["last_token", "as_published"]
-BETAS, EPSILON = (0.9, 0.999), 1.0e-8
 
 
 @dataclass
@@ -45,6 +46,9 @@ class TrainingRun:
     seed: int
     order: list[int] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
+
+
+Batches = list[tuple[TrainingRun, list[int]]]  # of each run, the pairs of one batch
 
 
 def tokenize(base: Base, texts: Sequence[str]) -> list[np.ndarray]:
@@ -101,48 +105,6 @@ def learning_rate_at(step: int, steps: int, settings: Training) -> float:
     return settings.learning_rate * max(0.0, 0.5 * (1.0 + math.cos(math.pi * progress)))
 
 
-class StackedAdamW:
-    """AdamW over tensors whose first dimension is the run, with a step, a rate and a clipped norm for each run."""
-
-    def __init__(self, parameters: list[nn.Parameter], settings: Training) -> None:
-        self.parameters, self.settings = parameters, settings
-        self.moments = [(torch.zeros_like(p), torch.zeros_like(p)) for p in parameters]
-
-    def clip(self) -> Tensor:
-        """Scale each run's gradients to a norm of at most max_grad_norm; returns the norms [K]."""
-        squares = [p.grad.flatten(1).square().sum(1) for p in self.parameters if p.grad is not None]
-        norms = torch.stack(squares).sum(0).sqrt()
-        scale = (self.settings.max_grad_norm / (norms + 1e-6)).clamp(max=1.0)
-        for parameter in self.parameters:
-            if parameter.grad is not None:
-                parameter.grad.mul_(along_runs(scale, parameter))
-        return norms
-
-    @torch.no_grad()
-    def step(self, rates: Tensor, steps: int) -> None:
-        """One update at each run's rate [K]; `steps` counts from 1. Every run of a stack is at the same step."""
-        correct1, correct2 = 1 - BETAS[0] ** steps, 1 - BETAS[1] ** steps
-        for parameter, (first, second) in zip(self.parameters, self.moments, strict=True):
-            if parameter.grad is None:
-                continue
-            rate = along_runs(rates, parameter)
-            parameter.mul_(1 - rate * self.settings.weight_decay)
-            first.lerp_(parameter.grad, 1 - BETAS[0])
-            second.mul_(BETAS[1]).addcmul_(parameter.grad, parameter.grad, value=1 - BETAS[1])
-            parameter.sub_(rate / correct1 * first / ((second / correct2).sqrt_() + EPSILON))
-            parameter.grad = None
-
-    def keep(self, parameters: list[nn.Parameter], runs: list[int]) -> None:
-        """Go on with fewer runs: their moments move to the new parameters."""
-        self.parameters = parameters
-        self.moments = [(first[runs].clone(), second[runs].clone()) for first, second in self.moments]
-
-
-def along_runs(values: Tensor, like: Tensor) -> Tensor:
-    """Values [K] shaped so that they multiply a tensor [K, ...]."""
-    return values.view(-1, *[1] * (like.dim() - 1))
-
-
 def train_adapters(
     base: Base,
     runs: list[TrainingRun],
@@ -171,42 +133,46 @@ def train_adapters(
         return train_static(
             base, runs, plans, settings=settings, lora=lora, task=task, pooling=pooling, on_step=on_step
         )
+    prefix = choose_prefix(base, runs, lora=lora, task=task, pooling=pooling)
     streams = [DropoutStream(run.seed + 1, lora.lora_dropout) for run in runs]
-    # Without dropout all rows of a run have the same states in the prompt's fixed start: compute them once a step.
-    last_only = task == "classification" and pooling == "last_token" and not lora.lora_dropout
-    prefix = shared_prefix([ids for run in runs for ids in run.token_ids]) if last_only else None
     finished: dict[int, Adapter] = {}
-    active, adapters, optimizer = list(range(len(runs))), [run.adapter for run in runs], None
+    active, adapters = list(range(len(runs))), [run.adapter for run in runs]
+    moments: list[Any] = [{} for _ in runs]
     longest, step, seen = max(map(len, plans)), 0, 0
     while active:
         until = min(len(plans[run]) for run in active)
         with stacked(base, adapters, lora) as stack:
-            if optimizer is None:
-                optimizer = StackedAdamW(list(stack.parameters_to_train()), settings)
-            else:
-                optimizer.keep(list(stack.parameters_to_train()), kept)  # noqa: F821
+            optimizer = FlatAdamW(list(stack.parameters_to_train()), settings, moments)
             while step < until:
                 batches = [(runs[run], plans[run][step]) for run in active]
-                loss = backward(
-                    stack,
-                    batches,
-                    [streams[run] for run in active] if lora.lora_dropout else [],
-                    task=task,
-                    pooling=pooling,
-                    prefix=prefix,
-                )
-                optimizer.clip()
-                rates = [learning_rate_at(step, len(plans[run]), settings) for run in active]
+                dropout = [streams[run] for run in active] if lora.lora_dropout else []
+                losses = compute_losses(stack, batches, dropout, task=task, pooling=pooling, prefix=prefix)
+                mean_loss = note_losses(batches, losses.detach())
+                optimizer.backward(losses.sum())
+                del losses  # and what its graph holds, before the next step's
+                optimizer.step([learning_rate_at(step, len(plans[run]), settings) for run in active])
                 step += 1
-                optimizer.step(torch.tensor(rates, device=base.device), step)
                 seen += sum(len(batch) for _, batch in batches)
                 if on_step:
-                    on_step(step, longest, {"loss": loss, "pairs": seen})
-            adapters = stack.read()
+                    on_step(step, longest, {"loss": mean_loss, "pairs": seen})
+            adapters, moments = stack.read(), optimizer.read_moments()
+        del optimizer, stack
         finished |= {run: adapters[i] for i, run in enumerate(active) if len(plans[run]) == step}
         kept = [i for i, run in enumerate(active) if len(plans[run]) > step]
-        active, adapters = [active[i] for i in kept], [adapters[i] for i in kept]
+        active, adapters, moments = ([values[i] for i in kept] for values in (active, adapters, moments))  # type: ignore[assignment]
     return [finished[run] for run in range(len(runs))]
+
+
+def choose_prefix(base: Base, runs: list[TrainingRun], *, lora: Lora, task: Task, pooling: Pooling) -> int | None:
+    """The number of tokens that are computed once a run where rows go unpadded; None where they must go padded.
+
+    They must with dropout (it acts on LoRA's input, so LoRA can't be merged), with pooling that looks at the padding,
+    and on bases that unpadded.py does not compute: those are slower. In a causal LM every row's tokens count in the
+    loss, so none are shared.
+    """
+    if lora.lora_dropout or pooling == "as_published" or not suits(base.model):
+        return None
+    return shared_prefix([ids for run in runs for ids in run.token_ids]) if task == "classification" else 0
 
 
 def shared_prefix(token_ids: list[np.ndarray]) -> int:
@@ -227,54 +193,78 @@ def train_in_stacks(base: Base, runs: list[TrainingRun], *, max_stacked: int, **
     return adapters
 
 
-def backward(
+def note_losses(batches: Batches, losses: Tensor) -> float:
+    """Write each run's loss [K] into it; returns the mean. Raises FloatingPointError where one is not finite."""
+    values = losses.tolist()
+    bad = [run.name for (run, _), loss in zip(batches, values, strict=True) if not math.isfinite(loss)]
+    if bad:
+        raise FloatingPointError(f"the loss of {', '.join(bad)} is not finite; lower learning_rate or use float32")
+    for (run, _), loss in zip(batches, values, strict=True):
+        run.losses.append(loss)
+    return sum(values) / len(values)
+
+
+def compute_losses(
     stack: Stack,
-    batches: list[tuple[TrainingRun, list[int]]],
+    batches: Batches,
     streams: list[DropoutStream],
     *,
     task: Task,
     pooling: Pooling,
     prefix: int | None,
-) -> float:
-    """Forward and backward pass of one step of every run; returns the mean of the runs' losses and records each.
+) -> Tensor:
+    """Losses [K] of one batch of each run, with gradients; prefix as `choose_prefix` gives it."""
+    if prefix is None:
+        return padded_losses(stack, batches, streams, task=task, pooling=pooling)
+    return unpadded_losses(stack, batches, task=task, prefix=prefix)
 
-    prefix: number of tokens that every row of every run starts with and that are computed once a run; None where all
-    tokens' states are needed, or dropout makes rows differ.
-    """
-    last_only, prefix = prefix is not None, prefix or 0
+
+def unpadded_losses(stack: Stack, batches: Batches, *, task: Task, prefix: int) -> Tensor:
+    """Losses [K] of one batch of each run, its rows without padding and their first `prefix` tokens computed once."""
+    rows = [[run.token_ids[index] for index in batch] for run, batch in batches]
+    layout = Layout(stack.base.model.model, rows, prefix=prefix if task == "classification" else 0)
+    states = stack.unpadded_states(layout, is_last=task == "classification")
+    if task == "classification":
+        parts = zip(states.split(layout.last.sizes), stack.saved["score"].unbind(), batches, strict=True)
+        return torch.stack(
+            [nn.functional.cross_entropy(part @ head.T, batch_labels(run, batch)) for part, head, (run, batch) in parts]
+        )
+    has_next = torch.ones(len(states), dtype=torch.bool)
+    has_next[layout.ends] = False
+    counts = [part.sum().item() for part in has_next.split(layout.every.sizes)]
+    targets = layout.ids.roll(-1)[has_next].split(counts)
+    logits = zip(states[has_next].split(counts), stack.lm_heads(), targets, strict=True)
+    return torch.stack([nn.functional.cross_entropy(part @ head.T, target) for part, head, target in logits])
+
+
+def batch_labels(run: TrainingRun, batch: list[int]) -> Tensor:
+    """The labels [rows] of one batch."""
+    return torch.as_tensor(run.labels[batch])  # type: ignore[index]
+
+
+def padded_losses(
+    stack: Stack, batches: Batches, streams: list[DropoutStream], *, task: Task, pooling: Pooling
+) -> Tensor:
+    """Losses [K] of one batch of each run, padded to the longest row of all, through transformers' own layers."""
     base = stack.base
     rows = max(len(batch) for _, batch in batches)
-    lengths = [max(len(run.token_ids[i]) for i in batch) - prefix for run, batch in batches]
+    lengths = [max(len(run.token_ids[i]) for i in batch) for run, batch in batches]
     input_ids = torch.full((len(batches), rows, max(lengths)), base.pad_token_id, dtype=torch.int64)
     ends = torch.zeros(len(batches), rows, dtype=torch.int64)
     for k, (run, batch) in enumerate(batches):
         for row, index in enumerate(batch):
-            ids = run.token_ids[index][prefix:]
+            ids = run.token_ids[index]
             input_ids[k, row, : len(ids)] = torch.from_numpy(ids)
             ends[k, row] = len(ids)
     stack.set_dropout(streams, [(len(batch), length) for (_, batch), length in zip(batches, lengths, strict=True)])
     mask = torch.arange(max(lengths)) < ends[..., None]
     needs_mask = task == "classification" and pooling == "as_published"
+    padding = mask.flatten(0, 1).long().to(base.device) if needs_mask else None
     with torch.autocast(base.device.type, torch.bfloat16, enabled=base.model.dtype == torch.bfloat16):
-        rows_ids = input_ids.flatten(0, 1).to(base.device)
-        if last_only:
-            start = torch.from_numpy(batches[0][0].token_ids[0][:prefix]).to(base.device)
-            places = (ends - 1).clamp(min=0).flatten().to(base.device)
-            losses = classification_losses(stack, stack.last_states(rows_ids, places, prefix=start), batches)
-        elif task == "classification":
-            padding = mask.flatten(0, 1).long().to(base.device) if needs_mask else None
-            hidden = stack.hidden_states(rows_ids, attention_mask=padding)
-            losses = classification_losses(stack, pool(hidden, ends, lengths, pooling), batches)
-        else:
-            hidden = stack.hidden_states(rows_ids)
-            losses = causal_lm_losses(stack, hidden, input_ids.to(base.device), mask.to(base.device))
-    if not bool(torch.isfinite(losses).all()):
-        bad = [run.name for (run, _), loss in zip(batches, losses.tolist(), strict=True) if not math.isfinite(loss)]
-        raise FloatingPointError(f"the loss of {', '.join(bad)} is not finite; lower learning_rate or use float32")
-    losses.sum().backward()
-    for (run, _), loss in zip(batches, losses.tolist(), strict=True):
-        run.losses.append(loss)
-    return float(losses.detach().mean())
+        hidden = stack.hidden_states(input_ids.flatten(0, 1).to(base.device), attention_mask=padding)
+        if task == "classification":
+            return classification_losses(stack, pool(hidden, ends, lengths, pooling), batches)
+        return causal_lm_losses(stack, hidden, input_ids.to(base.device), mask.to(base.device))
 
 
 def pool(hidden: Tensor, ends: Tensor, lengths: list[int], pooling: Pooling) -> Tensor:
@@ -286,12 +276,12 @@ def pool(hidden: Tensor, ends: Tensor, lengths: list[int], pooling: Pooling) -> 
     return hidden[torch.arange(len(hidden)), positions.flatten().to(hidden.device)]
 
 
-def classification_losses(stack: Stack, pooled: Tensor, batches: list[tuple[TrainingRun, list[int]]]) -> Tensor:
+def classification_losses(stack: Stack, pooled: Tensor, batches: Batches) -> Tensor:
     """Cross-entropy [K] of each run, the mean over its own rows (a last batch may be short)."""
     logits = stack.label_logits(pooled)
     return torch.stack(
         [
-            nn.functional.cross_entropy(logits[k, : len(batch)], torch.as_tensor(run.labels[batch]).to(logits.device))  # type: ignore[index]
+            nn.functional.cross_entropy(logits[k, : len(batch)], batch_labels(run, batch).to(logits.device))
             for k, (run, batch) in enumerate(batches)
         ]
     )
