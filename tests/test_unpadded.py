@@ -145,6 +145,9 @@ def test_what_must_be_padded(base: Base) -> None:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(base.model.config, name, value)
             assert not suits(base.model), name
+    hook = base.model.model.layers[0].mlp.up_proj.register_forward_hook(lambda module, inputs, out: out)
+    assert not suits(base.model)
+    hook.remove()
     assert suits(base.model) and not suits(base.model.to(torch.bfloat16))
 
 

@@ -264,10 +264,14 @@ def read_linear(module: Any, order: Tensor | None = None) -> AdaptedLinear:
 
 
 def suits(model: Any) -> bool:
-    """Whether a base is one that `run_decoder` computes: Llama in float32 on a CPU, with SiLU and without biases."""
+    """Whether a base is one that `run_decoder` computes: Llama in float32 on a CPU, with SiLU and without biases.
+
+    And without hooks, by which an adapter computes beside 4-bit weights: no layer's own forward is called.
+    """
     config = model.config
     is_plain = config.model_type == "llama" and config.hidden_act == "silu"
     is_plain = is_plain and not (config.attention_bias or config.mlp_bias)
+    is_plain = is_plain and not any(module._forward_hooks for module in model.modules())
     return is_plain and model.dtype == torch.float32 and model.device.type == "cpu"
 
 
