@@ -51,7 +51,7 @@ class AdaptedLinear:
 
 
 class Product:
-    """AdaptedLinear layers of the same input, whose norm's weight, if any, is multiplied into theirs."""
+    """Linear layers of the same input, whose norm's weight, if any, is multiplied into theirs."""
 
     def __init__(self, linears: Sequence[AdaptedLinear], norm: Tensor | None = None) -> None:
         self.linears, self.norm = linears, norm
@@ -121,7 +121,10 @@ def multiply_back(gradients: Sequence[Tensor], weights: Sequence[Tensor], found:
 
 
 class Gradients:
-    """Gradients of the stacked LoRA of layers of one input, run by run. All their lows go through one product."""
+    """Gradients of the stacked LoRA of layers of one input, run by run.
+
+    All their lows go through one product: the r columns of one alone are too few for it to be fast.
+    """
 
     def __init__(self, product: Product, sizes: list[int]) -> None:
         self.linears, self.norm = product.linears, product.norm
